@@ -1,0 +1,78 @@
+# The two commands that matter: `make plug` and `make test`. The others are what these are made of.
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
+export PLUG_DIR ?= $(CURDIR)/.plug
+# Loop devices, owners and containers of the tests need root.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -H env PATH=$(PATH))
+# Python without the ending .py.
+SCRIPTS := files/flashback/bin/flashback
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+	  printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: .venv/ready ## Install what the workbench needs (Debian packages, Python environment)
+
+.venv/ready: uv.lock pyproject.toml files/workbench/install-debian-packages
+	@files/workbench/install-debian-packages
+	@[ -x $(UV) ] || { python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv==$(UV_VERSION); } || { \
+	  echo "make setup: uv could not be installed from PyPI. Is there a network?" >&2; exit 1; }
+	@$(UV) sync --locked --quiet --no-progress || { \
+	  echo "make setup: uv could not install the Python packages of uv.lock. Its own words are above." >&2; exit 1; }
+	@touch $@
+
+.PHONY: plug
+plug: setup ## Build the virtual plug and make its first backup
+	@ansible-playbook site.yml
+
+.PHONY: status
+status: setup ## Show how the virtual plug and its backups are
+	@workbench $(PLUG_DIR) status && ssh -F $(PLUG_DIR)/ssh_config plug flashback status
+
+.PHONY: ssh
+ssh: setup ## Log in to the virtual plug
+	@workbench $(PLUG_DIR) status && ssh -F $(PLUG_DIR)/ssh_config plug
+
+.PHONY: stop
+stop: setup ## Switch the virtual plug and its sample client off
+	@workbench $(PLUG_DIR) stop
+
+.PHONY: clean
+clean: setup ## Throw the virtual plug away, with its backups
+	@workbench $(PLUG_DIR) clean
+
+.PHONY: role-readmes
+role-readmes: setup ## Write the README of each role from its argument spec
+	@python -m workbench.role_readme roles
+
+.PHONY: test
+test: lint test-engine test-project test-roles test-plug ## Run all tests
+
+.PHONY: lint
+lint: setup ## Check the style of YAML, Ansible, Python and shell
+	@yamllint --strict .
+	@ansible-lint --profile production --offline --strict
+	@ruff check . $(SCRIPTS)
+	@ruff format --check . $(SCRIPTS)
+	@mypy files/flashback/src files/workbench files/ansible tests molecule
+	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run
+
+.PHONY: test-engine
+test-engine: setup ## Test the backup engine
+	@$(AS_ROOT) pytest files/flashback/tests
+
+.PHONY: test-project
+test-project: setup ## Test the workbench's tools and what is true of all roles
+	@pytest files/workbench/tests tests/project
+
+.PHONY: test-roles
+test-roles: setup ## Test the roles in two containers
+	@$(AS_ROOT) molecule test
+
+.PHONY: test-plug
+test-plug: setup ## Test a virtual plug from end to end
+	@pytest tests/plug

@@ -1,0 +1,134 @@
+"""Is the right disk there, how full is it, and may we be the one to write to it?
+
+This module looks and locks; it creates nothing but the lock file beside the token.  The
+sacred rule: nothing is ever written below a mount point on which the disk is not mounted.
+The token `.flashback/id` lies on the disk itself, so an empty mount point cannot have it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashback.errors import BusyError, FlashbackError, NotNowError
+from flashback.model import Config
+
+META = ".flashback"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What is known about the backup disk; sizes in bytes."""
+
+    mount: Path
+    present: bool
+    reason: str = ""
+    id: str | None = None
+    filesystem: str | None = None
+    total: int = 0
+    used: int = 0
+    free: int = 0
+
+
+def look(config: Config) -> Disk:
+    """Return whether the right disk is there and how full it is."""
+    mount = config.data_dir
+    try:
+        token = (mount / META / "id").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return Disk(
+            mount, False, f"{mount}/{META}/id is missing: the backup disk is not mounted or not set up"
+        )
+    except (OSError, UnicodeError) as error:
+        return Disk(mount, False, f"{mount}/{META}/id cannot be read: {error}")
+    if not token:
+        return Disk(mount, False, f"{mount}/{META}/id is empty")
+    if config.disk_id is not None and token != config.disk_id:
+        return Disk(
+            mount, False, f"another disk is mounted: its id is {token}, wanted is {config.disk_id}", token
+        )
+    try:
+        sizes = os.statvfs(mount)
+    except OSError as error:
+        return Disk(mount, False, f"{mount} cannot be read: {error.strerror}", token)
+    unit = sizes.f_frsize
+    return Disk(
+        mount=mount,
+        present=True,
+        id=token,
+        filesystem=filesystem(mount),
+        total=sizes.f_blocks * unit,
+        used=(sizes.f_blocks - sizes.f_bfree) * unit,
+        free=sizes.f_bavail * unit,
+    )
+
+
+def require(config: Config) -> Disk:
+    """Return the disk, or raise NotNowError when it is not there."""
+    disk = look(config)
+    if not disk.present:
+        raise NotNowError(disk.reason, "Mount the backup disk; the engine looks again at every pass")
+    return disk
+
+
+def mark(mount: Path) -> str:
+    """Write the token that makes this the backup disk and return it; a disk that has one keeps it.
+
+    Refuses a folder on which nothing is mounted: a token there would send backups onto the stick.
+    """
+    if not mount.is_mount():
+        raise FlashbackError(f"Nothing is mounted on {mount}", "Mount the backup disk there, then mark it")
+    token = mount / META / "id"
+    if not token.exists():
+        token.parent.mkdir(mode=0o755, exist_ok=True)
+        guide = Path(__file__).with_name("on_disk.txt").read_text(encoding="utf-8")
+        (token.parent / "README.txt").write_text(guide, encoding="utf-8")
+        written = token.with_name("id.new")
+        written.write_text(f"{uuid.uuid4()}\n", encoding="utf-8")
+        written.rename(token)
+        os.sync()
+    return token.read_text(encoding="utf-8").strip()
+
+
+def filesystem(path: Path) -> str | None:
+    """Return the type of the file system that holds a path, or None when the kernel does not say."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        if before.split()[2] == wanted:
+            found = after.split()[0]
+    return found
+
+
+@contextmanager
+def locked(config: Config) -> Iterator[int]:
+    """Hold the disk's lock; yields its descriptor, which rsync inherits.
+
+    The lock belongs to the open file, not to this process: should the engine be killed, an
+    rsync that outlives it keeps the lock, and no second engine writes beside it.
+    """
+    require(config)
+    path = config.data_dir / META / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BusyError("Another run is working on this disk", "Wait for it, or use --wait") from None
+            raise
+        yield descriptor
+    finally:
+        os.close(descriptor)

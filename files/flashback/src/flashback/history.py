@@ -1,0 +1,136 @@
+"""Remember every run, in one SQLite file on the backup disk.
+
+What happened survives a restart, a new stick and a new board.  This module only appends
+and reads.  The sacred rule: history never stops a backup; a damaged file is set aside
+and a new one begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from flashback.disk import META
+from flashback.model import JobState, Run, iso
+
+if TYPE_CHECKING:
+    import sqlite3
+
+LOG = logging.getLogger("flashback.history")
+VERSION = 1
+_COLUMNS = "job, started_at, finished_at, outcome, exit, reason, snapshot, files, bytes, bytes_transferred"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY,
+    job TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    finished_at TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    exit INTEGER,
+    reason TEXT NOT NULL,
+    snapshot TEXT,
+    files INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    bytes_transferred INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS runs_by_job ON runs (job, id);
+"""
+T = TypeVar("T")
+
+
+class History:
+    """The runs of one disk."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._file = data_dir / META / "history.db"
+
+    def add(self, run: Run) -> None:
+        """Append a run; a failure to do so is logged, not raised."""
+        values = (
+            run.job,
+            iso(run.started_at),
+            iso(run.finished_at),
+            run.outcome.value,
+            run.exit,
+            run.reason,
+            run.snapshot,
+            run.files,
+            run.bytes,
+            run.bytes_transferred,
+        )
+        marks = ", ".join("?" * len(values))
+        self._do(lambda db: db.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", values), None)  # noqa: S608 - constants
+
+    def last_runs(self) -> dict[str, Run]:
+        """Return the last run of every job by the job's name; empty when nothing can be read."""
+        query = f"SELECT {_COLUMNS} FROM runs WHERE id IN (SELECT max(id) FROM runs GROUP BY job)"  # noqa: S608 - constants
+        return self._do(lambda db: {row[0]: _run(row) for row in db.execute(query)}, {})
+
+    def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Do something with the database; a damaged one is set aside and the work done on a new one."""
+        import sqlite3  # noqa: PLC0415 - a megabyte that the sleeping daemon can do without
+
+        try:
+            try:
+                return self._once(work)
+            except sqlite3.OperationalError:
+                raise
+            except (sqlite3.DatabaseError, ValueError) as error:
+                self._set_aside(str(error))
+                return self._once(work)
+        except (sqlite3.Error, OSError) as error:
+            LOG.error("The history %s cannot be used now: %s", self._file, error)
+        return otherwise
+
+    def _once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        import sqlite3  # noqa: PLC0415 - as above
+
+        if not self._file.parent.is_dir():
+            raise sqlite3.OperationalError("the backup disk is not there")
+        db = sqlite3.connect(self._file, timeout=10)
+        try:
+            # A rollback journal, written through: the one mode that survives a pulled USB plug everywhere.
+            db.execute("PRAGMA journal_mode = DELETE")
+            db.execute("PRAGMA synchronous = FULL")
+            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                db.executescript(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            with db:
+                return work(db)
+        finally:
+            db.close()
+
+    def _set_aside(self, why: str) -> None:
+        aside = self._file.with_name(f"history.db.damaged-{int(time.time())}")
+        LOG.error(
+            "The history %s is damaged (%s): set aside as %s, a new one is begun", self._file, why, aside.name
+        )
+        try:
+            self._file.rename(aside)
+            self._file.with_name("history.db-journal").unlink(missing_ok=True)
+        except OSError as error:
+            LOG.error("The damaged history cannot be set aside: %s", error)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _run(row: tuple[str, ...]) -> Run:
+    job, started, finished, outcome, code, reason, snapshot, files, size, sent = row
+    return Run(
+        job=job,
+        started_at=_moment(started),
+        finished_at=_moment(finished),
+        outcome=JobState(outcome),
+        exit=None if code is None else int(code),
+        reason=reason,
+        snapshot=snapshot,
+        files=int(files),
+        bytes=int(size),
+        bytes_transferred=int(sent),
+    )

@@ -1,0 +1,395 @@
+"""The one status document, and the two text files of 2014 beside it.
+
+Everything that shows something (the LED, a page, a check, a mail) reads `status.json` and
+nothing else.  `Board` is what the engine knows at a moment; `document`, `status_text`,
+`queue_text` and `health` are functions of their arguments alone.
+
+The sacred rule: a reader never sees half a document, and never takes a dead engine's last
+words for health.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flashback import __version__, schedule
+from flashback.disk import Disk
+from flashback.model import Config, Job, JobState, Progress, Run, ServerState, Snapshot, iso
+
+VERSION = 1
+# A working engine writes every few seconds, a sleeping one every minute.
+STALE = timedelta(minutes=3)
+# A job is late when its newest snapshot is older than this many periods.
+LATE = 2
+
+Document = dict[str, Any]
+
+
+@dataclass
+class Board:
+    """What the engine knows at this moment; the actions write on it, `publish` makes it public."""
+
+    config: Config
+    now: Callable[[], datetime]
+    state: ServerState = ServerState.PRESTART
+    since: datetime = schedule.EPOCH
+    reason: str = ""
+    activity: str = "not yet started"
+    clock: str = ""
+    config_error: str | None = None
+    disk: Disk | None = None
+    next_pass_at: datetime | None = None
+    pass_started: datetime | None = None
+    current: Job | None = None
+    current_since: datetime = schedule.EPOCH
+    progress: Progress = field(default_factory=Progress)
+    snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
+    marks: dict[str, tuple[JobState, str]] = field(default_factory=dict)
+    last_runs: dict[str, Run] = field(default_factory=dict)
+    _published: float = 0.0
+
+    def turn(self, state: ServerState, activity: str, reason: str = "") -> None:
+        """Enter a state of the server and publish it."""
+        if state != self.state:
+            self.since = self.now()
+        self.state, self.activity, self.reason = state, activity, reason
+        self.publish()
+
+    def mark(self, job: Job, state: JobState, reason: str = "") -> None:
+        """Set the state of one job until it is marked again."""
+        self.marks[job.name] = (state, reason)
+
+    def newest(self, job: Job) -> datetime | None:
+        """Return when the newest snapshot of a job was taken."""
+        found = self.snapshots.get(job.name)
+        return found[-1].taken if found else None
+
+    def standings(self) -> list[schedule.Standing]:
+        """Return all jobs with their newest snapshots."""
+        return [schedule.Standing(job, self.newest(job)) for job in self.config.jobs]
+
+    def publish_if_older(self, seconds: float) -> None:
+        """Publish when the last time is longer ago than that."""
+        if time.monotonic() - self._published >= seconds:
+            self.publish()
+
+    def publish(self) -> None:
+        """Write status.json, status and queue; each appears whole."""
+        self._published = time.monotonic()
+        now = self.now()
+        made = document(self, now)
+        run_dir = self.config.run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
+        _write(run_dir / "status", status_text(made, now))
+        _write(run_dir / "queue", queue_text(made, now, self.activity))
+
+
+def document(board: Board, now: datetime) -> Document:
+    """Return the status document of this moment (schema/status-1.json)."""
+    config = board.config
+    return {
+        "version": VERSION,
+        "written_at": iso(now),
+        "engine": {
+            "version": __version__,
+            "pid": os.getpid(),
+            "state": board.state.value,
+            "since": iso(board.since),
+            "reason": board.reason,
+        },
+        "clock": {"problem": board.clock},
+        "config": {"path": str(config.path), "error": board.config_error},
+        "disk": _disk(board),
+        "led": {"green": config.led_green, "red": config.led_red},
+        "interval_seconds": config.interval,
+        "next_pass_at": iso(board.next_pass_at),
+        "current": _current(board, now),
+        "jobs": [_job(board, each, now) for each in schedule.in_order(board.standings(), now)],
+    }
+
+
+def _disk(board: Board) -> Document:
+    disk = board.disk or Disk(board.config.data_dir, False, "not looked at yet")
+    return {
+        "mount": str(disk.mount),
+        "present": disk.present,
+        "reason": disk.reason,
+        "id": disk.id,
+        "filesystem": disk.filesystem,
+        "total_bytes": disk.total,
+        "used_bytes": disk.used,
+        "free_bytes": disk.free,
+    }
+
+
+def _current(board: Board, now: datetime) -> Document | None:
+    job = board.current
+    if job is None:
+        return None
+    return {
+        "job": job.name,
+        "host": job.host,
+        "volume": job.volume,
+        "label": job.label,
+        "started_at": iso(board.current_since),
+        "seconds": max(0, int((now - board.current_since).total_seconds())),
+        "files": board.progress.files,
+        "bytes": board.progress.bytes,
+        "percent": board.progress.percent,
+        "rate": board.progress.rate,
+    }
+
+
+def _job(board: Board, standing: schedule.Standing, now: datetime) -> Document:
+    job = standing.job
+    state, reason = _state(board, standing, now)
+    found = board.snapshots.get(job.name, [])
+    last = found[-1] if found else None
+    return {
+        "name": job.name,
+        "host": job.host,
+        "volume": job.volume,
+        "label": job.label,
+        "state": state.value,
+        "reason": reason,
+        "last_snapshot": last and {"name": last.name, "path": str(last.path), "taken_at": iso(last.taken)},
+        "age_seconds": schedule.age(last.taken, now) if last else None,
+        "period_seconds": job.period,
+        "due_in_seconds": schedule.due_in(standing, now) if last else 0,
+        "snapshots": len(found),
+        "keep": job.keep,
+        "last_run": _run(board.last_runs.get(job.name)),
+    }
+
+
+def _state(board: Board, standing: schedule.Standing, now: datetime) -> tuple[JobState, str]:
+    """Return how a job stands: what it is doing, else how its last attempt ended, else whether it is due."""
+    job = standing.job
+    if job.disabled:
+        return JobState.DISABLED, ""
+    if job.name in board.marks:
+        return board.marks[job.name]
+    last = board.last_runs.get(job.name)
+    if last is not None and last.outcome is JobState.FAILED:
+        return JobState.FAILED, last.reason
+    if schedule.is_due(standing, now):
+        return JobState.READY, ""
+    # As in 2014, success shows until the next pass; unlike then, it survives a restart.
+    shown_since = board.pass_started or now - timedelta(seconds=board.config.interval)
+    if (
+        last is not None
+        and last.outcome is JobState.SUCCEEDED
+        and last.finished_at >= shown_since.replace(microsecond=0)
+    ):
+        return JobState.SUCCEEDED, last.reason
+    return JobState.NOT_READY, ""
+
+
+def _run(run: Run | None) -> Document | None:
+    if run is None:
+        return None
+    return {
+        "started_at": iso(run.started_at),
+        "finished_at": iso(run.finished_at),
+        "outcome": run.outcome.value,
+        "exit": run.exit,
+        "reason": run.reason,
+        "snapshot": run.snapshot,
+        "files": run.files,
+        "bytes": run.bytes,
+        "bytes_transferred": run.bytes_transferred,
+        "duration_seconds": run.duration,
+    }
+
+
+# --- the text files of 2014 --------------------------------------------------------------------------------
+
+
+def minutes_left(made: Mapping[str, Any], now: datetime) -> int:
+    """Return the whole minutes until the next pass, rounded up; 0 when not sleeping."""
+    at = made["next_pass_at"]
+    if made["engine"]["state"] != ServerState.IDLE.value or at is None:
+        return 0
+    return max(0, -(-int((moment(at) - now).total_seconds()) // 60))
+
+
+def status_text(made: Document, now: datetime) -> str:
+    """Return the file `status`: one key=value a line, local time."""
+    local = now.astimezone()
+    current = made["current"]
+    disk = made["disk"]
+    lines = [
+        f"date={local:%Y-%m-%d}",
+        f"time={local:%H:%M:%S}",
+        f"pid={made['engine']['pid']}",
+        f"status={made['engine']['state']}",
+        f"target={_index(current) if current else ''}",
+        f"wait={minutes_left(made, now)}",
+        f"disk.mntpt={disk['mount']}",
+        f"disk.mounted={'true' if disk['present'] else 'false'}",
+    ]
+    if disk["present"]:
+        total = disk["total_bytes"]
+        lines += [f"disk.{name}.bytes={disk[f'{name}_bytes']}" for name in ("total", "used", "free")]
+        for name in ("used", "free"):
+            share = 100.0 * disk[f"{name}_bytes"] / total if total else 0.0
+            lines.append(f"disk.{name}.percent={share:.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def queue_text(made: Document, now: datetime, activity: str) -> str:
+    """Return the file `queue`: what is going on, then the table of jobs, local time."""
+    lines = [f"{now.astimezone():%Y-%m-%d %H:%M:%S} : {activity}", ""]
+    if made["engine"]["state"] in (ServerState.PRESTART.value, ServerState.DOWN.value):
+        lines.append("NOT YET STARTED")
+    else:
+        lines += queue_table(made["jobs"], now)
+    return "\n".join(lines) + "\n"
+
+
+def queue_table(jobs: Sequence[Document], now: datetime) -> list[str]:
+    """Return the lines of the table, its head first."""
+    rows = [
+        (_index(job), _last_backup(job), str(_age(job, now)), str(job["period_seconds"]), _wording(job))
+        for job in jobs
+    ]
+    width = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    width[1] = len("2013-03-20 21:05:18")
+    head = "   ".join(["INDEX".center(width[0]), "LAST BACKUP".center(width[1]), "AGE".center(width[2])])
+    lines = [f"{head}/{'CYCLE'.center(width[3])}   STATUS"]
+    for index, last, age, cycle, wording in rows:
+        lines.append(
+            f"{index.ljust(width[0])}   {last}   {age.rjust(width[2])}/{cycle.ljust(width[3])}   {wording}"
+        )
+    return lines
+
+
+def spell(duration: int) -> str:
+    """Return seconds as `5:31:37` or `1d+17:24:41`."""
+    days, rest = divmod(max(0, duration), 86400)
+    clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}d+{clock}" if days else clock
+
+
+def moment(text: str) -> datetime:
+    """Return the moment that the document writes as text."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _index(job: Mapping[str, Any]) -> str:
+    return f"{job['host']}-{job['volume']}-{job['label']}"
+
+
+def _last_backup(job: Document) -> str:
+    last = job["last_snapshot"]
+    taken = moment(last["taken_at"]) if last else schedule.EPOCH
+    return f"{taken.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _age(job: Document, now: datetime) -> int:
+    age = job["age_seconds"]
+    return schedule.age(None, now) if age is None else int(age)
+
+
+def _wording(job: Document) -> str:
+    last = job["last_run"]
+    took = spell(last["duration_seconds"]) if last else spell(0)
+    words = {
+        JobState.UNKNOWN: "???",
+        JobState.NOT_READY: f"NEXT RUN IN {spell(job['due_in_seconds'])}",
+        JobState.NOT_FOUND: "NOT FOUND",
+        JobState.BACKING_UP: "BACKING UP",
+        JobState.SUCCEEDED: f"SUCCEEDED ({took})",
+        JobState.FAILED: f"FAILED ({took})",
+    }
+    state = JobState(job["state"])
+    return words.get(state, state.value)
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Health:
+    """How things stand: whether the engine runs, and every problem in words."""
+
+    running: bool
+    problems: tuple[str, ...] = ()
+
+    @property
+    def well(self) -> bool:
+        """Return whether nothing needs a person."""
+        return self.running and not self.problems
+
+
+def health(made: Mapping[str, Any] | None, now: datetime, pid_alive: Callable[[int], bool]) -> Health:
+    """Return how things stand according to a document. Silence is not health: age counts, not events."""
+    if made is None:
+        return Health(False, ("the engine has not written a status yet",))
+    engine = made["engine"]
+    if engine["state"] == ServerState.DOWN.value:
+        return Health(False, ("the engine is stopped",))
+    if not pid_alive(int(engine["pid"])):
+        return Health(False, ("the engine is dead",))
+    patience = STALE
+    if engine["state"] == ServerState.IDLE.value:
+        patience += timedelta(seconds=int(made["interval_seconds"]))
+    if now - moment(made["written_at"]) > patience:
+        return Health(False, (f"the engine hangs since {made['written_at']}",))
+    problems = []
+    if not made["disk"]["present"]:
+        problems.append(f"the backup disk is missing: {made['disk']['reason']}")
+    if made["config"]["error"]:
+        problems.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
+    if made["clock"]["problem"]:
+        problems.append(made["clock"]["problem"])
+    for job in made["jobs"]:
+        problems += _job_problems(job)
+    return Health(True, tuple(problems))
+
+
+def _job_problems(job: Document) -> list[str]:
+    if job["state"] == JobState.DISABLED.value:
+        return []
+    last = job["last_run"]
+    if last and last["outcome"] == JobState.FAILED.value:
+        return [f"{job['name']} failed: {last['reason']}"]
+    if job["age_seconds"] is None:
+        return [f"{job['name']} has no snapshot yet" + (f": {job['reason']}" if job["reason"] else "")]
+    if job["age_seconds"] > LATE * job["period_seconds"]:
+        because = f": {job['reason']}" if job["reason"] else ""
+        return [f"{job['name']} is late, its newest snapshot is {spell(job['age_seconds'])} old{because}"]
+    return []
+
+
+def read(run_dir: Path) -> Document | None:
+    """Return the document in that directory, or None when there is none that can be read."""
+    try:
+        made = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return made if isinstance(made, dict) and made.get("version") == VERSION else None
+
+
+def pid_alive(pid: int) -> bool:
+    """Return whether that process is an engine; another program may have got the number since."""
+    try:
+        return b"flashback" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that readers see the old or the new one. No fsync: it lives in memory."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.chmod(0o644)
+    fresh.replace(path)

@@ -1,0 +1,238 @@
+"""Build rsync's command, run it, read its progress, judge its exit code.
+
+This module does not know where a snapshot lives or what becomes of it: it fills the
+directory it is given.  Never through a shell.  The sacred rule: rsync only ever writes
+into a fresh, empty directory; into one that already holds links it would change the mode
+of files that older snapshots share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashback import process
+from flashback.model import Config, Job, Progress, Pulse
+
+# Seconds without a byte from the other side after which rsync gives up.
+SILENCE = 600
+
+# Links, ACLs, attributes, holes and owners by number. By itself rsync compares times by whole seconds: a file
+# that changed within a second and kept its size would be missed, and a directory could keep the time at which
+# it was filled.
+KEEP_ALL = ("-aHAXS", "--numeric-ids", "--modify-window=-1")
+
+_PROGRESS = re.compile(
+    r"(?P<bytes>\d+)\s+(?P<percent>\d+)%\s+(?P<rate>[\d.]+)(?P<unit>[kMGT]?)B/s"
+    r"(?:\s+\S+\s+\(xfr#\d+, (?:to|ir)-chk=(?P<left>\d+)/(?P<all>\d+)\))?"
+)
+# The kernel lets only CAP_SYS_ADMIN set these. Without it rsync would report every such file as failed, so
+# they are left out. As soon as a filter for attributes is given rsync no longer skips system.* by itself.
+_SYS_ADMIN = 21
+_SETTABLE = ("+x security.capability", "-x security.*", "-x trusted.*", "-x system.*")
+_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+
+# rsync(1), "EXIT VALUES"; 255 is ssh's own.
+_MEANINGS = {
+    1: "rsync was called wrongly",
+    2: "the two rsyncs do not understand each other",
+    3: "a path could not be selected",
+    4: "the client's rsync lacks a needed feature",
+    5: "the transfer could not be started",
+    10: "the connection broke",
+    11: "a file could not be read or written",
+    12: "the connection broke in the middle of a message",
+    13: "rsync could not report what went wrong",
+    14: "rsync lost one of its own processes",
+    20: "rsync was ended by a signal",
+    21: "rsync lost one of its own processes",
+    22: "there was not enough memory",
+    23: "some files could not be transferred",
+    25: "the limit of deletions was reached",
+    30: f"nothing came for {SILENCE} seconds",
+    35: "the connection took too long",
+    127: "the client has no rsync",
+    255: "ssh could not connect",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an exit code means: whether the tree is complete, and what to say about it."""
+
+    complete: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """How a transfer ended, with its figures; sizes in bytes."""
+
+    verdict: Verdict
+    exit: int
+    files: int = 0
+    bytes: int = 0
+    bytes_transferred: int = 0
+
+
+def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
+    """Return what rsync's exit code means for the snapshot. This is the only place that knows."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # rsync's own last line only repeats the code.
+    said = [line for line in lines if not line.startswith("rsync error:")] or lines
+    detail = "; ".join(said[-3:])
+    if timed_out:
+        return Verdict(False, "the job's timeout was reached")
+    if code == 0:
+        return Verdict(True)
+    if code == 24:
+        return Verdict(True, "some files vanished on the client while they were read")
+    meaning = f"rsync was ended by signal {-code}" if code < 0 else _MEANINGS.get(code, "rsync failed")
+    return Verdict(False, f"{meaning} (rsync exit {code})" + (f": {detail}" if detail else ""))
+
+
+def shell(config: Config, job: Job) -> str:
+    """Return the value of RSYNC_RSH: ssh that trusts one key, asks nothing and reads no one's settings."""
+    options = {
+        "BatchMode": "yes",
+        "IdentitiesOnly": "yes",
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": _ssh_quoted(str(config.known_hosts)),
+        "GlobalKnownHostsFile": "/dev/null",
+        "HostKeyAlias": job.host,
+        "UpdateHostKeys": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "Compression": "no",
+        "ConnectTimeout": "30",
+        "ServerAliveInterval": "30",
+        "ServerAliveCountMax": "6",
+    }
+    words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(config.ssh_key)]
+    for name, value in options.items():
+        words += ["-o", f"{name}={value}"]
+    return " ".join(_rsh_quoted(word) for word in words)
+
+
+def source(job: Job, address: str) -> str:
+    """Return rsync's source argument; the slash at the end means the content, not the directory."""
+    path = job.source.rstrip("/") + "/"
+    if job.local:
+        return path
+    host = f"[{address}]" if ":" in address else address
+    return f"{job.user}@{host}:{path}"
+
+
+def command(job: Job, address: str, target: str, link_dests: Sequence[str]) -> list[str]:
+    """Return the rsync call that fills `target`, an empty directory, relative to the working directory."""
+    argv = ["rsync", *KEEP_ALL, "--super"]
+    if not _may_set_all_attributes():
+        argv += [f"--filter={rule}" for rule in _SETTABLE]
+    if job.one_file_system:
+        argv.append("--one-file-system")
+    if job.bandwidth_limit:
+        argv.append(f"--bwlimit={job.bandwidth_limit}")
+    argv += [f"--timeout={SILENCE}", "--no-h", "--info=progress2,stats2"]
+    argv += [f"--exclude={pattern}" for pattern in job.excludes]
+    argv += job.rsync_options
+    argv += [f"--link-dest={path}" for path in link_dests]
+    return [*argv, "--", source(job, address), f"{target}/"]
+
+
+def fill(
+    config: Config,
+    job: Job,
+    address: str,
+    where: tuple[Path, str, Sequence[str]],
+    *,
+    pulse: Pulse,
+    on_progress: Callable[[Progress], None],
+    log: Callable[[str], None],
+    lock: int | None = None,
+) -> Transferred:
+    """Fill an empty directory from a client; `where` is (working directory, target, link-dests)."""
+    cwd, target, link_dests = where
+    argv = command(job, address, target, link_dests)
+    env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
+    log(process.shown(argv, env, str(cwd)))
+    meter = _Meter(on_progress)
+    done = process.run(
+        # Should the engine be killed, rsync is told to end as well.
+        ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+        pulse=pulse,
+        timeout=job.timeout,
+        cwd=cwd,
+        env=env,
+        on_output=meter.feed,
+        pass_fds=() if lock is None else (lock,),
+    )
+    verdict = judge(done.code, done.stderr, done.timed_out)
+    return Transferred(
+        verdict,
+        done.code,
+        files=_figure(done.stdout, "Number of files"),
+        bytes=_figure(done.stdout, "Total file size"),
+        # A local rsync is both ends: what the sending half sent is what arrived.
+        bytes_transferred=_figure(done.stdout, "Total bytes sent" if job.local else "Total bytes received"),
+    )
+
+
+def source_missing(config: Config, job: Job, address: str, pulse: Pulse) -> bool:
+    """Return whether the source directory is absent, asked through the same narrow door."""
+    argv = ["rsync", "--dirs", "--list-only", f"--timeout={SILENCE}", "--", source(job, address)]
+    env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
+    done = process.run(argv, pulse=pulse, timeout=120, env=env)
+    return done.code != 0 and "No such file or directory" in done.stderr
+
+
+class _Meter:
+    """Reads rsync's progress line as it comes, in pieces of any size."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self._on_progress = on_progress
+        self._rest = ""
+        self._files = 0
+
+    def feed(self, text: str) -> None:
+        """Take the next piece of output and report the newest progress in it."""
+        *lines, self._rest = re.split(r"[\r\n]", self._rest + text)
+        self._rest = self._rest[-500:]
+        for line in reversed(lines):
+            found = _PROGRESS.search(line)
+            if found:
+                self._on_progress(self._progress(found))
+                return
+
+    def _progress(self, found: re.Match[str]) -> Progress:
+        if found["all"]:
+            self._files = int(found["all"]) - int(found["left"])
+        rate = int(float(found["rate"]) * _UNITS[found["unit"]])
+        return Progress(self._files, int(found["bytes"]), int(found["percent"]), rate)
+
+
+def _may_set_all_attributes() -> bool:
+    """Return whether this process has CAP_SYS_ADMIN, which an unprivileged service does without."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    effective = next((line.split()[1] for line in lines if line.startswith("CapEff:")), "0")
+    return bool(int(effective, 16) >> _SYS_ADMIN & 1)
+
+
+def _figure(text: str, name: str) -> int:
+    found = re.search(rf"^{name}: (\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _rsh_quoted(word: str) -> str:
+    """Return a word as rsync's own splitting of RSYNC_RSH reads it: quotes double inside quotes."""
+    if word and not re.search(r"[\s'\"]", word):
+        return word
+    return "'" + word.replace("'", "''") + "'"
+
+
+def _ssh_quoted(path: str) -> str:
+    """Return a path as ssh reads it in an option, where blanks would separate two files."""
+    return f'"{path}"' if re.search(r"\s", path) else path

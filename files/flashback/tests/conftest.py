@@ -1,0 +1,40 @@
+"""What every test gets, and a plain refusal to run where it could not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .rig import Rig, running
+
+TOOLS = (
+    "rsync",
+    "rrsync",
+    "ssh",
+    "ssh-keygen",
+    "ssh-keyscan",
+    "setfacl",
+    "setpriv",
+    "ionice",
+    "/usr/sbin/sshd",
+)
+
+
+def pytest_sessionstart() -> None:
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    if missing:
+        pytest.exit(
+            f"These tests need {', '.join(missing)}: install rsync openssh-server acl attr", returncode=4
+        )
+    if os.geteuid() != 0:
+        pytest.exit("These tests keep owners and devices: run them as root", returncode=4)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with running(tmp_path) as made:
+        yield made

@@ -1,0 +1,171 @@
+"""A client on loopback: a real sshd with a forced `rrsync -ro`, a disk directory, the real command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CLI = [sys.executable, "-m", "flashback"]
+
+
+@dataclass
+class Rig:
+    """One plug and one client in a temporary directory."""
+
+    top: Path
+    port: int
+    settings: str = "{period: 1d, keep: 3}"
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def source(self) -> Path:
+        return self.top / "source"
+
+    @property
+    def disk(self) -> Path:
+        return self.top / "disk"
+
+    @property
+    def label(self) -> Path:
+        return self.disk / "laptop/home/daily"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.top / "run"
+
+    @property
+    def config(self) -> Path:
+        return self.top / "flashback.yml"
+
+    def configure(self, settings: str | None = None, more: str = "") -> None:
+        self.settings = settings or self.settings
+        self.config.write_text(
+            f"data_dir: {self.disk}\nrun_dir: {self.run_dir}\ninterval: 1h\nclock: {{wait_for_sync: false}}\n"
+            f"ssh: {{key: {self.top}/id, known_hosts: {self.top}/known_hosts}}\n"
+            f"hosts:\n  laptop:\n    addresses: [127.0.0.1]\n    port: {self.port}\n    volumes:\n"
+            f"      home: {{source: /, jobs: {{daily: {self.settings}}}}}\n{more}"
+        )
+
+    def call(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*CLI, "-c", str(self.config), *words],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
+
+    def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [*CLI, "-c", str(self.config), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.started.append(child)
+        return child
+
+    def back_up(self) -> Path:
+        """Back up once, return the new snapshot."""
+        done = self.call("backup", "laptop")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.complete()[-1]
+
+    def complete(self) -> list[Path]:
+        return sorted(self.label.glob("20*Z"))
+
+    def rsyncs(self) -> list[str]:
+        """Return the rsync processes that work on this disk."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0] == b"rsync" and str(self.top).encode() in os.fsencode((entry / "cwd").readlink()):
+                    found.append(entry.name)
+            except OSError:  # noqa: PERF203 - processes end while they are looked at
+                continue
+        return found
+
+
+def until(condition: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def tree(top: Path) -> list[Any]:
+    """Return everything that a backup must keep, entry by entry."""
+    found: list[Any] = []
+    first: dict[int, str] = {}
+    for path in [top, *sorted(top.rglob("*"))]:
+        status = path.lstat()
+        name = os.fsencode(path.relative_to(top)).hex()
+        content = ""
+        if stat.S_ISREG(status.st_mode):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            # Hard links: which name is the first of the same inode inside this tree.
+            content += first.setdefault(status.st_ino, name)
+        elif stat.S_ISLNK(status.st_mode):
+            content = str(path.readlink())
+        attributes = {
+            key: os.getxattr(path, key, follow_symlinks=False)
+            for key in os.listxattr(path, follow_symlinks=False)
+        }
+        size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        numbers = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev, status.st_mtime_ns, size)
+        found.append((name, numbers, content, sorted(attributes.items())))
+    return found
+
+
+def keygen(path: Path) -> str:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    return " ".join(path.with_suffix(".pub").read_text().split()[:2])
+
+
+@contextmanager
+def running(tmp_path: Path) -> Iterator[Rig]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = Rig(tmp_path, port)
+    made.source.mkdir()
+    (made.disk / ".flashback").mkdir(parents=True)
+    (made.disk / ".flashback/id").write_text("token\n")
+    (tmp_path / "known_hosts").write_text(f"laptop {keygen(tmp_path / 'host')}\n")
+    key = keygen(tmp_path / "id")
+    (tmp_path / "authorized").write_text(f'restrict,command="rrsync -ro {made.source}" {key}\n')
+    (tmp_path / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\nStrictModes no\n"
+        f"AuthorizedKeysFile {tmp_path}/authorized\nUsePAM no\nPasswordAuthentication no\nMaxStartups 50\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    sshd = subprocess.Popen(
+        ["/usr/sbin/sshd", "-D", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
+    )
+    made.configure()
+    until(lambda: _listens(port))
+    yield made
+    for child in made.started:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+    sshd.terminate()
+    sshd.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,1 @@
+"""Tools of the machine that runs Ansible."""

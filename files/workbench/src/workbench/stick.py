@@ -1,0 +1,100 @@
+"""Turn a system and its personal files into the image of a bootable USB stick.
+
+The image holds a DOS partition table and one ext4 partition.  It is written under another name and
+gets its own only when it is complete: an interrupted flash leaves nothing that could be booted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench import cache, processes
+from workbench.errors import WorkbenchError
+
+MIB = 1 << 20
+FIRST_PARTITION = 1 * MIB
+ROOT_LABEL = "plugroot"
+
+
+@dataclass(frozen=True)
+class Stick:
+    """What goes where: the archive of a system, a folder laid over it, and the image that results."""
+
+    archive: Path
+    overlay: Path
+    image: Path
+    size: int
+    """Bytes of the whole image."""
+
+    @property
+    def partial(self) -> Path:
+        """The name that the image has while it is written."""
+        return self.image.with_name(self.image.name + ".unfinished")
+
+
+def pack(stick: Stick) -> None:
+    """Write the image.  Needs no root: fakeroot remembers who owns which file."""
+    processes.require_tools("fakeroot", "sfdisk", "mke2fs", "tar")
+    if stick.size < 64 * MIB:
+        raise WorkbenchError(f"A stick of {stick.size} bytes is too small", "Give it 64 MiB or more")
+    stick.image.parent.mkdir(parents=True, exist_ok=True)
+    cache.require_space(stick.image.parent, 2 * cache.GIB)
+    stick.partial.unlink(missing_ok=True)
+    try:
+        with stick.partial.open("wb") as image:
+            image.truncate(stick.size)
+        # It holds the plug's private keys.
+        stick.partial.chmod(0o600)
+        _partition(stick.partial)
+        with tempfile.TemporaryDirectory(prefix="stick-", dir=stick.image.parent) as folder:
+            processes.run(
+                ["fakeroot", "--", "sh", "-euc", _packing_script(stick, Path(folder) / "root")],
+                what="Packing the stick's file system",
+            )
+        _check(stick.partial)
+        stick.partial.rename(stick.image)
+    finally:
+        stick.partial.unlink(missing_ok=True)
+
+
+def _partition(image: Path) -> None:
+    table = image.with_name(image.name + ".table")
+    table.write_text(f"label: dos\nstart={FIRST_PARTITION // 512}, type=83, bootable\n")
+    try:
+        processes.run(
+            ["sh", "-euc", f"sfdisk --quiet {shlex.quote(str(image))} <{shlex.quote(str(table))}"],
+            what="Partitioning the stick",
+        )
+    finally:
+        table.unlink()
+
+
+def _packing_script(stick: Stick, root: Path) -> str:
+    """Return the steps that must share one fakeroot, as a shell script."""
+    archive, overlay, folder, image = (
+        shlex.quote(str(path)) for path in (stick.archive, stick.overlay, root, stick.partial)
+    )
+    blocks = (stick.size - FIRST_PARTITION) // 1024
+    return f"""
+        mkdir {folder}
+        tar --extract --preserve-permissions --numeric-owner --file={archive} --directory={folder}
+        chown --recursive 0:0 {overlay}
+        cp --archive {overlay}/. {folder}/
+        mke2fs -q -F -t ext4 -L {ROOT_LABEL} -m 1 -E offset={FIRST_PARTITION},root_owner=0:0 \
+            -d {folder} {image} {blocks}
+    """
+
+
+def _check(image: Path) -> None:
+    """Read the image back: its table must name the partition and its file system must be clean."""
+    listed = processes.run(["sfdisk", "--json", str(image)], what="Reading back the partition table")
+    partitions = json.loads(listed)["partitiontable"]["partitions"]
+    if [partition["start"] for partition in partitions] != [FIRST_PARTITION // 512]:
+        raise WorkbenchError(f"{image} does not hold the partition that was written to it")
+    processes.run(
+        ["e2fsck", "-f", "-n", f"{image}?offset={FIRST_PARTITION}"], what="Checking the stick's file system"
+    )

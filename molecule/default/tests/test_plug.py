@@ -1,0 +1,94 @@
+"""The plug's container, after the playbooks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+testinfra_hosts = ["podman://backup-plug-test-plug"]
+
+
+def test_the_backup_disk_was_formatted_labelled_and_mounted(host: Any) -> None:
+    mount = host.mount_point("/srv/backup")
+    assert mount.exists
+    assert mount.filesystem == "ext4"
+    assert host.check_output(f"blkid -p -s LABEL -o value {mount.device}") == "backup"
+
+
+@pytest.mark.parametrize("name", ["flashback", "flashback-led", "ssh"])
+def test_its_services_run(host: Any, name: str) -> None:
+    service = host.service(name)
+    assert service.is_running, host.run(f"journalctl --no-pager --lines 30 --unit {name}").stdout
+    assert service.is_enabled
+
+
+def test_the_engine_runs_unprivileged_with_six_of_roots_powers(host: Any) -> None:
+    pid = host.check_output("systemctl show flashback --property MainPID --value")
+    status = dict(
+        line.split(":", 1)
+        for line in host.check_output(f"cat /proc/{pid}/status").splitlines()
+        if ":" in line
+    )
+    assert status["Uid"].split()[0] != "0"
+    assert status["NoNewPrivs"].strip() == "1"
+    assert bin(int(status["CapBnd"], 16)).count("1") == 6
+
+
+def test_both_volumes_of_the_client_have_a_snapshot(host: Any) -> None:
+    document = json.loads(host.check_output("flashback status --json"))
+    assert {job["name"]: job["snapshots"] for job in document["jobs"]} == {
+        "client/home/daily": 1,
+        "client/etc/daily": 1,
+    }
+
+
+def test_a_private_file_arrived_with_its_owner_and_its_mode(host: Any) -> None:
+    (snapshot,) = json.loads(host.check_output("flashback snapshots client/home --json"))
+    diary = host.file(f"{snapshot['path']}/anna/diary")
+    assert diary.content == b"secret\n"
+    assert (diary.uid, diary.gid, diary.mode) == (4711, 4712, 0o600)
+
+
+def test_hard_links_arrived_as_hard_links(host: Any) -> None:
+    (snapshot,) = json.loads(host.check_output("flashback snapshots client/home --json"))
+    folder = f"{snapshot['path']}/anna"
+    inodes = host.check_output(f"stat --format %i {folder}/hardlink {folder}/project/tool.py").split()
+    assert len(set(inodes)) == 1
+
+
+def test_the_clients_host_key_is_pinned_under_its_name(host: Any) -> None:
+    pinned = host.check_output("cat /var/lib/flashback/.ssh/known_hosts").split()
+    assert pinned[:2] == ["client", "ssh-ed25519"]
+
+
+def test_the_engines_files_belong_to_nobody_else(host: Any) -> None:
+    assert host.file("/var/lib/flashback/.ssh").mode == 0o700
+    assert host.file("/var/lib/flashback/.ssh/id_ed25519").mode == 0o600
+
+
+def test_its_key_can_not_write_to_the_client(host: Any) -> None:
+    shell = (
+        "ssh -F none -i /var/lib/flashback/.ssh/id_ed25519 -o BatchMode=yes -o HostKeyAlias=client"
+        " -o UserKnownHostsFile=/var/lib/flashback/.ssh/known_hosts"
+    )
+    target = "backup-plug-test-client"
+    assert host.run(f"rsync -e '{shell}' /etc/hostname {target}:/evil").rc != 0
+    assert host.run(f"{shell} {target} touch /evil").rc != 0
+    assert host.run(f"rsync -e '{shell}' {target}:/home/anna/diary /tmp/diary").rc == 0
+
+
+def test_the_configuration_says_who_wrote_it(host: Any) -> None:
+    assert host.file("/etc/flashback/flashback.yml").content_string.startswith(
+        "# Managed by Ansible: role flashback"
+    )
+
+
+def test_passwords_are_refused(host: Any) -> None:
+    assert "passwordauthentication no" in host.check_output("sshd -T")
+
+
+def test_each_unit_is_sound(host: Any) -> None:
+    for unit in ("flashback.service", "flashback-led.service", "srv-backup.mount"):
+        assert host.check_output(f"systemd-analyze verify /etc/systemd/system/{unit} 2>&1") == ""
