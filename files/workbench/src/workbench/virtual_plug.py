@@ -7,6 +7,7 @@ then it is ended together with the run that started it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ POWER_OFF_SECONDS = 90.0
 #: All that a virtual plug's folder holds, its sample client included.
 PARTS = (
     "stick.img*", "stick-*", "disk.img", "vmlinuz", "initrd", "secrets", "client", "ssh_config",
-    "known_hosts", "console.log", "machine.json", "qemu.pid", "run.json", "run.lock",
+    "known_hosts", "console.log", "qemu.log", "machine.json", "qemu.pid", "run.json", "run.lock",
 )  # fmt: skip
 
 
@@ -77,19 +79,22 @@ def pid_of(folder: Path) -> int | None:
 def start(plug: VirtualPlug, cache_root: Path) -> bool:
     """Start the machine and wait for its ssh server; return False when it ran already."""
     launched = processes.Launched()
-    was_running = pid_of(plug.folder) is not None
-    if not was_running:
-        _power_on(plug, cache_root)
+    if pid_of(plug.folder) is not None:
+        _await_ssh(plug, launched, lambda: pid_of(plug.folder) is not None)
+        return False
+    machine = _power_on(plug, cache_root)
     try:
-        _await_ssh(plug, launched)
+        _await_ssh(plug, launched, lambda: machine.poll() is None)
     except BaseException:
-        if not was_running:
-            _kill(plug.folder)
+        machine.kill()
+        machine.wait()
+        _forget(plug.folder)
         raise
-    return not was_running
+    return True
 
 
-def _power_on(plug: VirtualPlug, cache_root: Path) -> None:
+def _power_on(plug: VirtualPlug, cache_root: Path) -> subprocess.Popen[bytes]:
+    """Start QEMU in a session of its own, so that it stays when this process ends."""
     processes.require_tools("qemu-system-x86_64")
     if not plug.stick.exists():
         raise WorkbenchError(f"There is no stick image in {plug.folder}", "Run playbooks/flash.yml first")
@@ -103,13 +108,18 @@ def _power_on(plug: VirtualPlug, cache_root: Path) -> None:
         acceleration = accelerator.choose(plug.folder / "vmlinuz", cache_root)
     plug.console.unlink(missing_ok=True)
     _monitor_socket(plug.folder).unlink(missing_ok=True)
-    processes.run(_qemu(plug, acceleration), what="Starting QEMU")
     record = {**asdict(plug), "folder": str(plug.folder), "acceleration": acceleration}
     (plug.folder / "machine.json").write_text(json.dumps(record, indent=2) + "\n")
+    with _emulator_log(plug.folder).open("wb") as log:
+        return subprocess.Popen(
+            _qemu(plug, acceleration),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": processes.search_path()}, start_new_session=True,
+        )  # fmt: skip
 
 
 def _qemu(plug: VirtualPlug, acceleration: str) -> list[str]:
-    """Return the command that starts the machine in the background."""
+    """Return the command that is the running machine."""
     accel = "tcg,thread=multi,tb-size=256" if acceleration == "tcg" else acceleration
     kernel_arguments = f"root=LABEL={ROOT_LABEL} rootwait ro console=ttyS0 net.ifnames=0 quiet"
     return [
@@ -133,7 +143,6 @@ def _qemu(plug: VirtualPlug, acceleration: str) -> list[str]:
         "-qmp", f"unix:{_monitor_socket(plug.folder)},server=on,wait=off",
         "-display", "none",
         "-pidfile", str(plug.folder / "qemu.pid"),
-        "-daemonize",
     ]  # fmt: skip
 
 
@@ -164,12 +173,12 @@ def require_free_port(port: int, variable: str) -> None:
             ) from error
 
 
-def _await_ssh(plug: VirtualPlug, launched: processes.Launched) -> None:
+def _await_ssh(plug: VirtualPlug, launched: processes.Launched, is_on: Callable[[], bool]) -> None:
     """Wait until the ssh server greets: QEMU itself accepts connections long before."""
     deadline = time.monotonic() + plug.boot_seconds
     while not greets(plug.ssh_port):
         launched.check()
-        if pid_of(plug.folder) is None:
+        if not is_on():
             raise WorkbenchError(
                 f"The virtual plug went off while it booted; its console ended with: {_last_words(plug)}"
             )
@@ -191,11 +200,16 @@ def greets(port: int) -> bool:
         return False
 
 
+def _emulator_log(folder: Path) -> Path:
+    return folder / "qemu.log"
+
+
 def _last_words(plug: VirtualPlug) -> str:
-    try:
-        lines = plug.console.read_text(errors="replace").split("\n")
-    except FileNotFoundError:
-        return "(nothing)"
+    """Return the end of what the emulator itself complained of and of what the machine's console showed."""
+    lines: list[str] = []
+    for log in (plug.console, _emulator_log(plug.folder)):
+        with contextlib.suppress(FileNotFoundError):
+            lines += log.read_text(errors="replace").split("\n")
     return " / ".join([line.strip() for line in lines if line.strip()][-3:]) or "(nothing)"
 
 
