@@ -49,7 +49,7 @@ def test_all_mistakes_are_reported_in_the_order_of_the_file() -> None:
 def test_settings_resolve_from_job_to_defaults_and_excludes_add_up() -> None:
     jobs = {each.name: each for each in config.load(EXAMPLES / "home.yml").jobs}
     assert jobs["laptop/home/weekly"].period == 7 * 86400
-    assert jobs["laptop/home/daily"].keep == 9
+    assert jobs["laptop/home/daily"].keep.last == 9
     assert jobs["laptop/home/daily"].excludes == (".cache/", "lost+found/")
     assert jobs["no/all/daily"].timeout == 6 * 3600
     assert jobs["localhost/etc/daily"].local
@@ -70,7 +70,7 @@ def test_b05_a_host_with_dots_has_several_jobs() -> None:
 def test_b06_without_defaults_a_job_has_a_period_and_a_number_to_keep() -> None:
     text = "data_dir: /d\nhosts: {a: {volumes: {v: {source: /x, jobs: {daily: }}}}}"
     (only,) = config.parse(text, Path("f")).jobs
-    assert (only.period, only.keep) == (86400, 9)
+    assert (only.period, only.keep.last) == (86400, 9)
 
 
 def test_b10_the_nearest_level_decides_whatever_the_unit() -> None:

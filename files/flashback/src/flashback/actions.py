@@ -281,7 +281,7 @@ class _Work:
         """Delete what retention lets go; return a note when that fails, for the snapshot itself is good."""
         found = self._store.snapshots(job)
         self._board.snapshots[job.name] = found
-        gone = retention.expired([each.taken for each in found], job.keep)
+        gone = retention.expired([each.taken for each in found], job.keep.last)
         try:
             self._store.expire(job, gone, self._pulse_and_report)
         except StoppedError:

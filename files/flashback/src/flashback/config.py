@@ -12,15 +12,15 @@ that is not made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flashback.errors import ConfigError, FlashbackError
-from flashback.model import Config, Job, snapshot_time
+from flashback.model import Config, Job, Keep, Window, snapshot_time
 
 DEFAULT_PATH = Path("/etc/flashback/flashback.yml")
 
@@ -30,6 +30,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ADDRESS = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_%-]*")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _RATE = re.compile(r"[1-9]\d*(\.\d+)?[KMG]")
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY = "|".join(DAYS)
+_WINDOW = re.compile(
+    rf"(?:(?P<first>{_DAY})(?:-(?P<last>{_DAY}))? +)?(?P<start>\d\d:\d\d)-(?P<end>\d\d:\d\d)"
+)
+_RSYNC_URL = re.compile(
+    r"rsync://(?:[A-Za-z0-9._-]+@)?(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(?::\d+)?/[^/\s][^\0]*"
+)
 
 # Options that cannot touch what is already stored, nor change where, how or under whose rights rsync runs.
 RSYNC_OPTIONS = frozenset(
@@ -213,6 +221,100 @@ def _addresses(node: yaml.Node) -> tuple[str, ...]:
     return values
 
 
+def _keep(node: yaml.Node) -> Keep:
+    """Return what to keep: a number of newest snapshots, or numbers by kind of period."""
+    if isinstance(node, yaml.ScalarNode):
+        return Keep(last=_number(1, 100_000)(node))
+    if not isinstance(node, yaml.MappingNode):
+        raise _BadValueError(f"{_kind(node)} is not allowed, wanted is a number or {{daily: 9, weekly: 6}}")
+    allowed = [each.name for each in fields(Keep)]
+    counts: dict[str, int] = {}
+    for name, value in node.value:
+        key = _scalar(name, "a kind of period")
+        if key not in allowed:
+            raise _BadValueError(_unknown(key, allowed))
+        if key in counts:
+            raise _BadValueError(f"`{key}` is given twice")
+        counts[key] = _number(0, 100_000)(value)
+    if not any(counts.values()):
+        raise _BadValueError("nothing would be kept, wanted is at least one number above 0")
+    return Keep(**counts)
+
+
+def _windows(node: yaml.Node) -> tuple[Window, ...]:
+    return tuple(_window(text) for text in _texts(node))
+
+
+def _window(text: str) -> Window:
+    found = _WINDOW.fullmatch(text)
+    if found is None:
+        raise _BadValueError(
+            f"`{text}` is not a time of the week, wanted is `08:00-18:00` or `mon-fri 08:00-18:00`"
+        )
+    first = DAYS.index(found["first"]) if found["first"] else 0
+    last = DAYS.index(found["last"]) if found["last"] else (first if found["first"] else 6)
+    days = frozenset((first + step) % 7 for step in range((last - first) % 7 + 1))
+    return Window(days, _minute(found["start"]), _minute(found["end"]))
+
+
+def _minute(text: str) -> int:
+    """Return the minutes after midnight of a time of the day; 24:00 is the end of the day."""
+    hours, minutes = (int(part) for part in text.split(":"))
+    if minutes > 59 or hours * 60 + minutes > 1440:
+        raise _BadValueError(f"`{text}` is not a time of the day, wanted is 00:00 to 24:00")
+    return hours * 60 + minutes
+
+
+def _time_of_day(node: yaml.Node) -> int:
+    value = _scalar(node, "a time of the day such as 03:00")
+    if not re.fullmatch(r"\d\d:\d\d", value):
+        raise _BadValueError(f'`{value}` is not a time of the day, wanted is one such as "03:00"')
+    return _minute(value)
+
+
+def _networks(node: yaml.Node) -> tuple[str, ...]:
+    import ipaddress  # noqa: PLC0415 - the daemon can do without it where nobody uses this
+
+    values = _texts(node)
+    for value in values:
+        try:
+            ipaddress.ip_network(value)
+        except ValueError:  # noqa: PERF203 - a handful of networks
+            raise _BadValueError(
+                f"`{value}` is not a network, wanted is one such as 192.168.1.0/24 or fd00::/8"
+            ) from None
+    return values
+
+
+def _command(node: yaml.Node) -> tuple[str, ...]:
+    if isinstance(node, yaml.ScalarNode):
+        raise _BadValueError(
+            f"{_kind(node)} is not a list, wanted is [/path/to/program, argument]: no shell reads it"
+        )
+    values = _texts(node)
+    if not values or not values[0].startswith("/"):
+        raise _BadValueError("the first word must be a program's absolute path")
+    return values
+
+
+def _bytes(node: yaml.Node) -> int:
+    value = _scalar(node, "a size such as 2G")
+    if not _RATE.fullmatch(value):
+        raise _BadValueError(f"`{value}` is not a size, wanted is a number with its unit, such as 500M or 2G")
+    return int(float(value[:-1]) * {"K": 1000, "M": 1000**2, "G": 1000**3}[value[-1]])
+
+
+def _source(node: yaml.Node) -> str:
+    value = _text(node)
+    if value.startswith("rsync://"):
+        if not _RSYNC_URL.fullmatch(value) or ".." in value.split("/"):
+            raise _BadValueError(
+                f"`{value}` is not an rsync address, wanted is rsync://[user@]host[:port]/module[/path]"
+            )
+        return value
+    return _absolute(node)
+
+
 def _rsync_options(node: yaml.Node) -> tuple[str, ...]:
     values = _texts(node)
     for value in values:
@@ -223,11 +325,26 @@ def _rsync_options(node: yaml.Node) -> tuple[str, ...]:
 
 
 SETTINGS: dict[str, Check] = {
-    "source": _absolute,
+    "source": _source,
     "period": _duration,
-    "keep": _number(1, 100_000),
+    "keep": _keep,
     "timeout": _duration,
+    "stall_timeout": _duration,
+    "late_after": _duration,
+    "away_limit": _duration,
+    "always_on": _boolean,
+    "blackouts": _windows,
+    "max_rtt_ms": _number(1, 60_000),
+    "only_networks": _networks,
+    "before": _command,
+    "after": _command,
+    "accept_partial": _boolean,
+    "guard": _boolean,
+    "guard_percent": _number(1, 100),
     "excludes": _texts,
+    "exclude_larger_than": _matching(_RATE, "a size with its unit, such as 500M or 2G"),
+    "exclude_file": _matching(re.compile(r"[^/\s]+"), "a file's name without blanks or slashes"),
+    "whole_file": _boolean,
     "one_file_system": _boolean,
     "bandwidth_limit": _matching(_RATE, "a rate per second with its unit, such as 500K or 2M"),
     "disabled": _boolean,
@@ -235,19 +352,45 @@ SETTINGS: dict[str, Check] = {
     "removable": _boolean,
     "rsync_options": _rsync_options,
 }
+# What only a single job can have.
+JOB: dict[str, Check] = {"from": _matching(_NAME, "the label of another job of this volume")}
 TOP: dict[str, Check] = {
     "data_dir": _path,
     "disk_id": _matching(re.compile(r"\S+"), "the content of .flashback/id"),
     "run_dir": _path,
     "interval": _duration,
+    "concurrency": _number(1, 8),
 }
 CLOCK: dict[str, Check] = {"wait_for_sync": _boolean}
-SSH: dict[str, Check] = {"key": _path, "known_hosts": _path}
+SSH: dict[str, Check] = {"key": _path, "known_hosts": _path, "restore_key": _path}
+SPACE: dict[str, Check] = {
+    "reserve_percent": _number(0, 90),
+    "reserve_inodes_percent": _number(0, 90),
+    "floor": _number(1, 1000),
+}
+VERIFY: dict[str, Check] = {
+    "per_night": _bytes,
+    "rate": _bytes,
+    "at": _time_of_day,
+    "drill_every": _duration,
+    "drill_files": _number(1, 10_000),
+}
 LED: dict[str, Check] = {"green": _text, "red": _text}
+# Sections of the file with the names that their keys have in `Config`, where those differ.
+SECTIONS: dict[str, tuple[dict[str, Check], dict[str, str]]] = {
+    "clock": (CLOCK, {}),
+    "ssh": (SSH, {"key": "ssh_key"}),
+    "space": (SPACE, {}),
+    "verify": (VERIFY, {"per_night": "verify_bytes", "rate": "verify_rate", "at": "verify_at"}),
+    "led": (LED, {"green": "led_green", "red": "led_red"}),
+}
 HOST: dict[str, Check] = {
     "addresses": _addresses,
     "port": _number(1, 65535),
     "user": _matching(_USER, "a user's name"),
+    "mac": _matching(
+        re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"), "a hardware address such as 00:11:22:33:44:55"
+    ),
 }
 
 
@@ -321,28 +464,21 @@ class _Reader:
         return good
 
     def top(self, root: yaml.Node) -> dict[str, Any]:
-        groups = ("clock", "ssh", "led", "defaults", "hosts")
+        groups = ("clock", "ssh", "space", "verify", "led", "defaults", "hosts")
         found, nodes = self.fields(root, "", TOP, groups)
         given = {name.value for name, _ in root.value} if isinstance(root, yaml.MappingNode) else {"data_dir"}
         if "data_dir" not in given:
             self.bad(root, "data_dir", "is missing, wanted is the mount point of the backup disk")
-        found.update(self.section(nodes, "clock", CLOCK, {"wait_for_sync": "wait_for_sync"}))
-        found.update(self.section(nodes, "ssh", SSH, {"key": "ssh_key", "known_hosts": "known_hosts"}))
-        found.update(self.section(nodes, "led", LED, {"green": "led_green", "red": "led_red"}))
+        for name, (checks, renamed) in SECTIONS.items():
+            if name in nodes:
+                values, _ = self.fields(nodes[name], name, checks)
+                found.update({renamed.get(key, key): value for key, value in values.items()})
         defaults: dict[str, Any] = {}
         if "defaults" in nodes:
             defaults, _ = self.fields(nodes["defaults"], "defaults", SETTINGS)
         if "hosts" in nodes:
             found["jobs"] = tuple(self.hosts(nodes["hosts"], defaults))
         return found
-
-    def section(
-        self, nodes: dict[str, yaml.Node], name: str, checks: dict[str, Check], fields: dict[str, str]
-    ) -> dict[str, Any]:
-        if name not in nodes:
-            return {}
-        values, _ = self.fields(nodes[name], name, checks)
-        return {fields[key]: value for key, value in values.items()}
 
     def hosts(self, node: yaml.Node, defaults: dict[str, Any]) -> list[Job]:
         jobs: list[Job] = []
@@ -372,20 +508,32 @@ class _Reader:
             )
             return []
         jobs: list[Job] = []
-        for label, at in self.names(nodes["jobs"], f"{key}.jobs").items():
-            own, _ = self.fields(at, f"{key}.jobs.{label}", SETTINGS)
+        labels = self.names(nodes["jobs"], f"{key}.jobs")
+        for label, at in labels.items():
+            own, _ = self.fields(at, f"{key}.jobs.{label}", {**SETTINGS, **JOB})
             settings = _resolve([own, values, *outer])
             if host == "localhost":
                 settings.setdefault("local", True)
-            if "source" not in settings:
-                self.bad(
-                    at,
-                    f"{key}.jobs.{label}",
-                    "has no source, wanted is the path to back up, here or at its volume",
-                )
+            problem = _contradiction(settings, label, labels)
+            if problem:
+                self.bad(at, f"{key}.jobs.{label}", problem)
                 continue
+            settings["copy_of"] = settings.pop("from", None)
             jobs.append(Job(host=host, volume=volume, label=label, **connection, **settings))
         return jobs
+
+
+def _contradiction(settings: dict[str, Any], label: str, labels: Iterable[str]) -> str | None:
+    """Return what is missing in a job's settings, or cannot go together."""
+    source, original = settings.get("source"), settings.get("from")
+    if source is None:
+        return "has no source, wanted is the path to back up, here or at its volume"
+    if original is not None and (original == label or original not in labels):
+        others = ", ".join(name for name in labels if name != label) or "none"
+        return f"is taken `from: {original}`, which is no other job of this volume (there: {others})"
+    if settings.get("local") and source.startswith("rsync://"):
+        return "is local and has a source rsync://, leave one of them out"
+    return None
 
 
 def name_problem(name: str) -> str | None:

@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 NAME_FORMAT = "%Y-%m-%dT%H%M%SZ"
+SUSPECT = "suspect-"
 NAME_LENGTH = len("2026-11-23T030000Z")
 
 # Called at least once a second during anything long. It may raise errors.StoppedError.
@@ -47,6 +48,28 @@ class JobState(str, Enum):
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Which snapshots of a job stay: the newest `last`, and the newest of each of so many past periods."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time of the week, local; `end` at or before `start` means the next day. Minutes after midnight."""
+
+    days: frozenset[int]
+    """Days on which it begins: 0 is Monday."""
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Job:
     """One job with every setting resolved. Durations are seconds."""
 
@@ -57,10 +80,43 @@ class Job:
     addresses: tuple[str, ...]
     port: int = 22
     user: str = "root"
+    mac: str | None = None
+    """Hardware address for Wake-on-LAN."""
+    always_on: bool = False
+    """Whether the client is expected to be there at any time; only then blackouts count."""
+    blackouts: tuple[Window, ...] = ()
+    late_after: int = 86400
+    """How long the job may stay due while its client is there."""
+    away_limit: int = 1209600
+    """How long the client may be away."""
+    max_rtt_ms: int | None = None
+    """The job waits while the client answers more slowly than this."""
+    only_networks: tuple[str, ...] = ()
+    """The job waits while the client is reached at an address outside these networks."""
     period: int = 86400
-    keep: int = 9
+    keep: Keep = Keep(last=9)
     timeout: int = 43200
+    stall_timeout: int = 1800
+    """How long a transfer may go without any progress."""
+    copy_of: str | None = None
+    """Label of the same volume whose newest snapshot is taken over without a transfer."""
+    before: tuple[str, ...] = ()
+    """Command on the plug before the transfer; when it fails the job fails."""
+    after: tuple[str, ...] = ()
+    """Command on the plug after a try, whatever came of it."""
+    accept_partial: bool = False
+    """Whether a snapshot counts although some files could not be read (rsync exit 23)."""
+    guard: bool = True
+    """Whether a snapshot that lost or altered far too much is held back."""
+    guard_percent: int = 50
+    """Share of the newest snapshot's files or bytes whose loss or change is too much."""
     excludes: tuple[str, ...] = ()
+    exclude_larger_than: str | None = None
+    """Size as rsync writes it."""
+    exclude_file: str | None = None
+    """Name of a file that lists, in any folder of the client, what to leave out there."""
+    whole_file: bool = False
+    """Whether changed files are sent whole instead of as differences."""
     one_file_system: bool = True
     bandwidth_limit: str | None = None
     disabled: bool = False
@@ -88,9 +144,27 @@ class Config:
     disk_id: str | None = None
     run_dir: Path = Path("/run/flashback")
     interval: int = 600
+    concurrency: int = 1
+    """How many jobs may run at the same time."""
     wait_for_sync: bool = True
     ssh_key: Path = Path("/var/lib/flashback/.ssh/id_ed25519")
     known_hosts: Path = Path("/var/lib/flashback/.ssh/known_hosts")
+    restore_key: Path = Path("/var/lib/flashback/.ssh/restore_ed25519")
+    """Key that may write to clients; used by `restore` alone."""
+    reserve_percent: int = 5
+    """Share of the disk's space that stays free."""
+    reserve_inodes_percent: int = 2
+    floor: int = 2
+    """Snapshots of each job that a full disk never costs."""
+    verify_bytes: int = 2_000_000_000
+    """Bytes that one night's slice reads again."""
+    verify_rate: int = 10_000_000
+    """Bytes per second that verifying may read."""
+    verify_at: int = 180
+    """Local minute of the day from which the night's slice may run."""
+    drill_every: int = 604800
+    """How often each client's restore is proven."""
+    drill_files: int = 20
     led_green: str | None = None
     led_red: str | None = None
     jobs: tuple[Job, ...] = ()
@@ -98,15 +172,19 @@ class Config:
 
 @dataclass(frozen=True, order=True)
 class Snapshot:
-    """One complete snapshot; `taken` is the moment of its completion in UTC."""
+    """One snapshot; `taken` is the moment of its completion in UTC.
+
+    A suspect one was held back by the guard: it bears the name with `suspect-` before it.
+    """
 
     taken: datetime
     path: Path = field(compare=False)
+    suspect: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
         """Return the directory's name."""
-        return snapshot_name(self.taken)
+        return (SUSPECT if self.suspect else "") + snapshot_name(self.taken)
 
 
 @dataclass(frozen=True)
@@ -117,11 +195,16 @@ class Progress:
     bytes: int = 0
     percent: int = 0
     rate: int = 0
+    seconds_left: int | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One attempt at a job, as history keeps it."""
+    """One attempt at a job, as history keeps it.
+
+    `regular` counts regular files, `changed` those of them that were transferred, `changed_bytes` is their
+    full size; `bytes_transferred` is what came over the wire.
+    """
 
     job: str
     started_at: datetime
@@ -133,6 +216,9 @@ class Run:
     files: int = 0
     bytes: int = 0
     bytes_transferred: int = 0
+    regular: int = 0
+    changed: int = 0
+    changed_bytes: int = 0
 
     @property
     def duration(self) -> int:

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def _job(board: Board, standing: schedule.Standing, now: datetime) -> Document:
         "period_seconds": job.period,
         "due_in_seconds": schedule.due_in(standing, now) if last else 0,
         "snapshots": len(found),
-        "keep": job.keep,
+        "keep": {each.name: getattr(job.keep, each.name) for each in fields(job.keep)},
         "last_run": _run(board.last_runs.get(job.name)),
     }
 
