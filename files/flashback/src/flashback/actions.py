@@ -262,7 +262,7 @@ class _Work:
             self._config,
             job,
             address,
-            (fill.where, fill.target, fill.link_dests),
+            fill.destination,
             pulse=pulse,
             on_progress=on_progress,
             log=lambda line: LOG.info("%s: %s", job.name, line),

@@ -297,6 +297,14 @@ def _command(node: yaml.Node) -> tuple[str, ...]:
     return values
 
 
+def _ciphers(node: yaml.Node) -> tuple[str, ...]:
+    values = _texts(node)
+    for value in values:
+        if not re.fullmatch(r"[a-z0-9@.-]+", value):
+            raise _BadValueError(f"`{value}` is not a cipher, `ssh -Q cipher` lists them")
+    return values
+
+
 def _bytes(node: yaml.Node) -> int:
     value = _scalar(node, "a size such as 2G")
     if not _RATE.fullmatch(value):
@@ -362,7 +370,7 @@ TOP: dict[str, Check] = {
     "concurrency": _number(1, 8),
 }
 CLOCK: dict[str, Check] = {"wait_for_sync": _boolean}
-SSH: dict[str, Check] = {"key": _path, "known_hosts": _path, "restore_key": _path}
+SSH: dict[str, Check] = {"key": _path, "known_hosts": _path, "restore_key": _path, "ciphers": _ciphers}
 SPACE: dict[str, Check] = {
     "reserve_percent": _number(0, 90),
     "reserve_inodes_percent": _number(0, 90),

@@ -34,6 +34,9 @@ class Disk:
     total: int = 0
     used: int = 0
     free: int = 0
+    inodes: int = 0
+    """All inodes; 0 where the file system makes them as needed (btrfs)."""
+    inodes_free: int = 0
 
 
 def look(config: Config) -> Disk:
@@ -66,6 +69,8 @@ def look(config: Config) -> Disk:
         total=sizes.f_blocks * unit,
         used=(sizes.f_blocks - sizes.f_bfree) * unit,
         free=sizes.f_bavail * unit,
+        inodes=sizes.f_files,
+        inodes_free=sizes.f_favail,
     )
 
 

@@ -149,6 +149,8 @@ class Config:
     wait_for_sync: bool = True
     ssh_key: Path = Path("/var/lib/flashback/.ssh/id_ed25519")
     known_hosts: Path = Path("/var/lib/flashback/.ssh/known_hosts")
+    ciphers: tuple[str, ...] = ()
+    """Ciphers that ssh offers, the first preferred; without any ssh's own choice."""
     restore_key: Path = Path("/var/lib/flashback/.ssh/restore_ed25519")
     """Key that may write to clients; used by `restore` alone."""
     reserve_percent: int = 5
@@ -185,6 +187,31 @@ class Snapshot:
     def name(self) -> str:
         """Return the directory's name."""
         return (SUSPECT if self.suspect else "") + snapshot_name(self.taken)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where and how rsync fills a directory: it runs in `where`, writes to `target`.
+
+    `passes` has the further options of each run of rsync; the runs follow one another and the last one
+    leaves the tree complete.
+    """
+
+    where: Path
+    target: str
+    passes: tuple[tuple[str, ...], ...] = ((),)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How a filled tree differs from the newest snapshot; `kept` files have the same path and content."""
+
+    files: int
+    """Regular files in the new tree."""
+    bytes: int
+    """Their size."""
+    kept: int
+    kept_bytes: int
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashback import process
-from flashback.model import Config, Job, Progress, Pulse
+from flashback.model import Config, Destination, Job, Progress, Pulse
 
 # Seconds without a byte from the other side after which rsync gives up.
 SILENCE = 600
@@ -127,7 +127,7 @@ def source(job: Job, address: str) -> str:
     return f"{job.user}@{host}:{path}"
 
 
-def command(job: Job, address: str, target: str, link_dests: Sequence[str]) -> list[str]:
+def command(job: Job, address: str, target: str, options: Sequence[str]) -> list[str]:
     """Return the rsync call that fills `target`, an empty directory, relative to the working directory."""
     argv = ["rsync", *KEEP_ALL, "--super"]
     if not _may_set_all_attributes():
@@ -139,7 +139,7 @@ def command(job: Job, address: str, target: str, link_dests: Sequence[str]) -> l
     argv += [f"--timeout={SILENCE}", "--no-h", "--info=progress2,stats2"]
     argv += [f"--exclude={pattern}" for pattern in job.excludes]
     argv += job.rsync_options
-    argv += [f"--link-dest={path}" for path in link_dests]
+    argv += options
     return [*argv, "--", source(job, address), f"{target}/"]
 
 
@@ -147,16 +147,16 @@ def fill(
     config: Config,
     job: Job,
     address: str,
-    where: tuple[Path, str, Sequence[str]],
+    destination: Destination,
     *,
     pulse: Pulse,
     on_progress: Callable[[Progress], None],
     log: Callable[[str], None],
     lock: int | None = None,
 ) -> Transferred:
-    """Fill an empty directory from a client; `where` is (working directory, target, link-dests)."""
-    cwd, target, link_dests = where
-    argv = command(job, address, target, link_dests)
+    """Fill a directory from a client."""
+    cwd, (options, *_) = destination.where, destination.passes
+    argv = command(job, address, destination.target, options)
     env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
     log(process.shown(argv, env, str(cwd)))
     meter = _Meter(on_progress)

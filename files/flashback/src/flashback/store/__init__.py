@@ -13,40 +13,84 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from flashback.model import Job, Pulse, Snapshot
+from flashback.model import Destination, Job, Pulse, Snapshot
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A snapshot being filled: rsync runs in `where` and writes to `target`, empty at the start."""
+    """A snapshot being filled.
+
+    `destination` says how rsync is to be run; `newest` is the newest complete snapshot; `continued` tells
+    whether something of an interrupted fill is used again, so that rsync's own figures do not tell how
+    much differs from the newest snapshot.
+    """
 
     job: Job
-    where: Path
-    target: str
-    link_dests: tuple[str, ...]
+    destination: Destination
     newest: Snapshot | None
+    continued: bool = False
+
+    @property
+    def tree(self) -> Path:
+        """Return the directory being filled."""
+        return self.destination.where / self.destination.target
 
 
 class Store(Protocol):
     """What the actions ask of a storage."""
 
+    kind: str
+    """`hardlink` or `btrfs`, as the status says it."""
+
     def snapshots(self, job: Job) -> list[Snapshot]:
-        """Return the complete snapshots of a job, oldest first."""
+        """Return the complete snapshots of a job, oldest first, without the suspect ones."""
+
+    def suspects(self, job: Job) -> list[Snapshot]:
+        """Return what the guard held back, oldest first."""
 
     def begin(self, job: Job, pulse: Pulse) -> Fill:
-        """Return an empty directory to fill, beside what an interrupted run left to continue from."""
+        """Return a directory to fill; what an interrupted fill left is used again.
+
+        Filling it changes no inode that a complete snapshot holds.
+        """
+
+    def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
+        """Return a fill that holds all that `original` holds, without a transfer (second-level labels)."""
 
     def checkpoint(self, fill: Fill, pulse: Pulse) -> None:
         """Make what has arrived so far survive a power cut, and remember since when it does."""
 
-    def emptied(self, fill: Fill) -> bool:
-        """Return whether the new tree holds no regular file at all while the newest snapshot does."""
+    def commit(
+        self, fill: Fill, now: Callable[[], datetime], pulse: Pulse, *, suspect: bool = False
+    ) -> Snapshot:
+        """Turn the filled directory into a complete (or suspect) snapshot, atomically.
 
-    def commit(self, fill: Fill, now: Callable[[], datetime], pulse: Pulse) -> Snapshot:
-        """Turn the filled directory into a complete snapshot, atomically."""
+        It is read-only afterwards where the file system can do that.
+        """
+
+    def accept(self, job: Job, suspect: Snapshot, pulse: Pulse) -> Snapshot:
+        """Make a suspect snapshot a complete one: it takes its place by its own time."""
+
+    def reject(self, job: Job, suspect: Snapshot, pulse: Pulse) -> None:
+        """Delete a suspect snapshot at idle priority; first it loses its name."""
+
+    def rename(self, job: Job, snapshot: Snapshot, taken: datetime) -> Snapshot:
+        """Give a complete snapshot whose name bears a wrong time another one."""
 
     def expire(self, job: Job, taken: Sequence[datetime], pulse: Pulse) -> None:
         """Delete those snapshots, at idle priority; first they lose their names."""
 
     def sweep(self, job: Job, pulse: Pulse) -> None:
         """Delete what an interrupted expiry left behind."""
+
+    def notes(self, job: Job) -> dict[datetime, str]:
+        """Return the keep marks of a job: the note of each snapshot that must never expire."""
+
+    def note(self, job: Job, taken: datetime, text: str | None) -> None:
+        """Set the keep mark of a snapshot, or with None take it away; it survives a power cut."""
+
+    def mend(self, snapshot: Snapshot, path: bytes, healed: Path | None) -> None:
+        """Replace a damaged file by `healed`, a file on the same disk, or with None take its name away.
+
+        The one exception from the rule that nothing complete is written again. Times of directories stay.
+        """

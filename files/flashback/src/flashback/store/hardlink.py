@@ -25,7 +25,7 @@ from pathlib import Path
 
 from flashback import process
 from flashback.errors import FlashbackError
-from flashback.model import Job, Pulse, Snapshot, snapshot_name, snapshot_time
+from flashback.model import Destination, Job, Pulse, Snapshot, snapshot_name, snapshot_time
 from flashback.store import Fill
 
 INCOMING = "incoming"
@@ -66,7 +66,8 @@ class HardlinkStore:
         newest = snapshots[-1] if snapshots else None
         bases = ([newest.name] if newest else []) + _leftovers(where)[::-1]
         # rsync reads a relative --link-dest from inside the directory that it fills.
-        fill = Fill(job, where, INCOMING, tuple(f"../{name}" for name in bases), newest)
+        options = tuple(f"--link-dest=../{name}" for name in bases)
+        fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=bool(_leftovers(where)))
         self.checkpoint(fill, pulse)
         return fill
 
@@ -76,32 +77,32 @@ class HardlinkStore:
         The moment is the ctime of a file made on that very file system: it comes from the
         same clock, with the same granularity, as the ctimes that it will be compared with.
         """
-        fresh = fill.where / f"{SYNCED}.new"
+        fresh = fill.destination.where / f"{SYNCED}.new"
         fresh.write_text("", encoding="ascii")
         started = fresh.stat().st_ctime_ns
-        _sync(fill.where, pulse)
+        _sync(fill.destination.where, pulse)
         with fresh.open("w", encoding="ascii") as file:
             file.write(f"{started}\n")
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(fill.where / SYNCED)
-        _sync_directory(fill.where)
+        fresh.replace(fill.destination.where / SYNCED)
+        _sync_directory(fill.destination.where)
 
     def emptied(self, fill: Fill) -> bool:
         """Return whether the new tree holds no regular file at all while the newest snapshot does."""
-        if fill.newest is None or _has_file(fill.where / fill.target):
+        if fill.newest is None or _has_file(fill.tree):
             return False
         return _has_file(fill.newest.path)
 
     def commit(self, fill: Fill, now: Callable[[], datetime], pulse: Pulse) -> Snapshot:
         """Sync, give the tree its name, sync the directory, delete what interrupted runs left."""
-        _sync(fill.where, pulse)
+        _sync(fill.destination.where, pulse)
         taken = _free_moment(fill, now, pulse)
-        path = fill.where / snapshot_name(taken)
-        (fill.where / fill.target).rename(path)
-        _sync_directory(fill.where)
-        (fill.where / SYNCED).unlink(missing_ok=True)
-        _remove(fill.where, _leftovers(fill.where), pulse)
+        path = fill.destination.where / snapshot_name(taken)
+        (fill.tree).rename(path)
+        _sync_directory(fill.destination.where)
+        (fill.destination.where / SYNCED).unlink(missing_ok=True)
+        _remove(fill.destination.where, _leftovers(fill.destination.where), pulse)
         return Snapshot(taken, path)
 
     def expire(self, job: Job, taken: Sequence[datetime], pulse: Pulse) -> None:
@@ -222,7 +223,7 @@ def _free_moment(fill: Fill, now: Callable[[], datetime], pulse: Pulse) -> datet
     while True:
         moment = now().astimezone(timezone.utc).replace(microsecond=0)
         late_enough = fill.newest is None or moment > fill.newest.taken
-        if late_enough and not os.path.lexists(fill.where / snapshot_name(moment)):
+        if late_enough and not os.path.lexists(fill.destination.where / snapshot_name(moment)):
             return moment
         if time.monotonic() > until:
             raise FlashbackError(
