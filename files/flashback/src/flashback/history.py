@@ -1,4 +1,4 @@
-"""Remember every run, in one SQLite file on the backup disk.
+"""Remember every run, every presence and the use of the disk, in one SQLite file on the backup disk.
 
 What happened survives a restart, a new stick and a new board.  This module only appends
 and reads.  The sacred rule: history never stops a backup; a damaged file is set aside
@@ -10,19 +10,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flashback.disk import META
-from flashback.model import JobState, Run, iso
+from flashback.disk import META, Disk
+from flashback.model import DiskUse, JobState, Presence, Run, iso
 
 if TYPE_CHECKING:
     import sqlite3
 
 LOG = logging.getLogger("flashback.history")
 VERSION = 1
-_COLUMNS = "job, started_at, finished_at, outcome, exit, reason, snapshot, files, bytes, bytes_transferred"
+# Years of daily figures fit into a megabyte; probes come every few minutes and are kept as spans.
+KEPT_DAYS = 800
+_COLUMNS = (
+    "job, started_at, finished_at, outcome, exit, reason, snapshot, files, bytes, bytes_transferred,"
+    " regular, changed, changed_bytes"
+)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY,
@@ -35,9 +40,28 @@ CREATE TABLE IF NOT EXISTS runs (
     snapshot TEXT,
     files INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
-    bytes_transferred INTEGER NOT NULL
+    bytes_transferred INTEGER NOT NULL,
+    regular INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    changed_bytes INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS runs_by_job ON runs (job, id);
+CREATE TABLE IF NOT EXISTS presences (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    present INTEGER NOT NULL,
+    since TEXT NOT NULL,
+    until TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS presences_by_host ON presences (host, id);
+CREATE TABLE IF NOT EXISTS disk_use (
+    at TEXT PRIMARY KEY,
+    used INTEGER NOT NULL,
+    total INTEGER NOT NULL,
+    inodes_used INTEGER NOT NULL,
+    inodes INTEGER NOT NULL
+);
 """
 T = TypeVar("T")
 
@@ -61,6 +85,9 @@ class History:
             run.files,
             run.bytes,
             run.bytes_transferred,
+            run.regular,
+            run.changed,
+            run.changed_bytes,
         )
         marks = ", ".join("?" * len(values))
         self._do(lambda db: db.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", values), None)  # noqa: S608 - constants
@@ -69,6 +96,63 @@ class History:
         """Return the last run of every job by the job's name; empty when nothing can be read."""
         query = f"SELECT {_COLUMNS} FROM runs WHERE id IN (SELECT max(id) FROM runs GROUP BY job)"  # noqa: S608 - constants
         return self._do(lambda db: {row[0]: _run(row) for row in db.execute(query)}, {})
+
+    def runs(self, job: str | None, limit: int) -> list[Run]:
+        """Return the last runs of one job, or of all with None, the newest first."""
+        query = f"SELECT {_COLUMNS} FROM runs WHERE ? IN (job, '') ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
+        return self._do(lambda db: [_run(row) for row in db.execute(query, (job or "", limit))], [])
+
+    def saw(self, host: str, present: bool, at: datetime, reason: str, gap: timedelta) -> None:
+        """Record a probe: it prolongs the last span when that says the same and is not older than `gap`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            row = db.execute(
+                "SELECT id, present, until FROM presences WHERE host = ? ORDER BY id DESC LIMIT 1", (host,)
+            ).fetchone()
+            if row and bool(row[1]) is present and timedelta(0) <= at - _moment(row[2]) <= gap:
+                db.execute(
+                    "UPDATE presences SET until = ?, reason = ? WHERE id = ?", (iso(at), reason, row[0])
+                )
+            else:
+                db.execute(
+                    "INSERT INTO presences (host, present, since, until, reason) VALUES (?, ?, ?, ?, ?)",
+                    (host, present, iso(at), iso(at), reason),
+                )
+
+        self._do(work, None)
+
+    def presences(self, since: datetime) -> dict[str, list[Presence]]:
+        """Return the spans of presence and absence that end after a moment, by host, the oldest first."""
+
+        def work(db: sqlite3.Connection) -> dict[str, list[Presence]]:
+            found: dict[str, list[Presence]] = {}
+            query = "SELECT host, present, since, until, reason FROM presences WHERE until >= ? ORDER BY id"
+            for host, present, begin, end, reason in db.execute(query, (iso(since),)):
+                found.setdefault(host, []).append(
+                    Presence(bool(present), _moment(begin), _moment(end), reason)
+                )
+            return found
+
+        return self._do(work, {})
+
+    def note_disk_use(self, at: datetime, use: Disk) -> None:
+        """Record how full the disk is, and forget what is too old to matter."""
+        values = (iso(at), use.used, use.total, use.inodes - use.inodes_free, use.inodes)
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO disk_use VALUES (?, ?, ?, ?, ?)", values)
+            for table, column in (("disk_use", "at"), ("presences", "until"), ("runs", "finished_at")):
+                oldest = iso(at - timedelta(days=KEPT_DAYS))
+                db.execute(f"DELETE FROM {table} WHERE {column} < ?", (oldest,))  # noqa: S608 - constants
+
+        self._do(work, None)
+
+    def disk_use(self, since: datetime) -> list[DiskUse]:
+        """Return how full the disk was since a moment, the oldest first."""
+        query = "SELECT at, used, total, inodes_used, inodes FROM disk_use WHERE at >= ? ORDER BY at"
+        return self._do(
+            lambda db: [DiskUse(_moment(row[0]), *row[1:]) for row in db.execute(query, (iso(since),))], []
+        )
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Do something with the database; a damaged one is set aside and the work done on a new one."""
@@ -121,7 +205,8 @@ def _moment(text: str) -> datetime:
 
 
 def _run(row: tuple[str, ...]) -> Run:
-    job, started, finished, outcome, code, reason, snapshot, files, size, sent = row
+    job, started, finished, outcome, code, reason, snapshot, files, size, sent, *more = row
+    regular, changed, changed_bytes = more
     return Run(
         job=job,
         started_at=_moment(started),
@@ -133,4 +218,7 @@ def _run(row: tuple[str, ...]) -> Run:
         files=int(files),
         bytes=int(size),
         bytes_transferred=int(sent),
+        regular=int(regular),
+        changed=int(changed),
+        changed_bytes=int(changed_bytes),
     )

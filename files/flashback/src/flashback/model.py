@@ -253,6 +253,27 @@ class Run:
         return max(0, int((self.finished_at - self.started_at).total_seconds()))
 
 
+@dataclass(frozen=True)
+class Presence:
+    """A time during which every probe of a client said the same."""
+
+    present: bool
+    since: datetime
+    until: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """How full the disk was at a moment; sizes in bytes, `inodes` 0 where they are made as needed."""
+
+    at: datetime
+    used: int
+    total: int
+    inodes_used: int
+    inodes: int
+
+
 def snapshot_name(taken: datetime) -> str:
     """Return the directory name of a snapshot completed at that moment."""
     return taken.astimezone(timezone.utc).strftime(NAME_FORMAT)
