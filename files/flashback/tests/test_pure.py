@@ -128,7 +128,7 @@ def test_never_backed_up_first_then_the_most_overdue_and_disabled_last() -> None
         schedule.Standing(job("never"), None),
     ]
     assert [each.job.host for each in schedule.in_order(standings, NOW)] == ["never", "old", "fresh", "off"]
-    assert [each.host for each in schedule.due(standings, NOW)] == ["never", "old"]
+    assert [each.host for each in schedule.due(standings, NOW, NOW)] == ["never", "old"]
 
 
 def test_b27_a_job_exactly_one_period_old_is_due() -> None:
@@ -142,8 +142,8 @@ def test_b20_a_clock_in_the_past_holds_the_pass() -> None:
 
 
 def test_b17_durations_keep_whole_days() -> None:
-    assert status.spell(19897) == "5:31:37"
-    assert status.spell(86400 + 62681) == "1d+17:24:41"
+    assert schedule.spell(19897) == "5:31:37"
+    assert schedule.spell(86400 + 62681) == "1d+17:24:41"
 
 
 def test_the_queue_has_the_form_of_2014() -> None:

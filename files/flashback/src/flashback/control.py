@@ -2,10 +2,11 @@
 
 One JSON object per line in both directions.  The client sends one request,
 
-    {"do": "pass" | "backup", "target": "HOST/VOLUME/LABEL" | null, "wait": true | false}
+    {"do": "pass" | "backup" | "stop", "target": "HOST/VOLUME/LABEL" | null, "wait": true | false}
 
 and gets events until {"event": "end", "exit": N, "message": "..."}.  The daemon has one
-thread: it serves the socket between and during transfers and queues what it is asked.
+thread for that: it serves the socket between and during transfers and queues what it is asked.
+`stop` is not queued: it is noted in `stopped` at once, and whoever runs the job looks there.
 The sacred rule: a slow, silent or vanished client never holds up a backup.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from flashback.errors import NotNowError, UsageError
+from flashback.model import Job
 
 NAME = "control"
 # Larger requests are nonsense.
@@ -69,6 +71,7 @@ class Server:
 
     def __init__(self, run_dir: Path) -> None:
         self.queue: list[Request] = []
+        self.stopped: list[str] = []
         self.busy = False
         self._clients: list[_Client] = []
         self._path = run_dir / NAME
@@ -127,6 +130,10 @@ class Server:
             client.close()
             return
         wish, wait = request
+        if wish.do == "stop":
+            self.stopped.append(wish.target or "")
+            wish.end(0)
+            return
         if (self.busy or self.queue) and not wait:
             wish.end(NotNowError.exit_code, "Another run is active. Wait for it with --wait")
             return
@@ -139,12 +146,18 @@ def _request(client: _Client, line: bytes) -> tuple[Request, bool] | None:
         asked = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(asked, dict) or asked.get("do") not in ("pass", "backup"):
+    if not isinstance(asked, dict) or asked.get("do") not in ("pass", "backup", "stop"):
         return None
     target = asked.get("target")
-    if (target is not None and not isinstance(target, str)) or (target is None) != (asked["do"] == "pass"):
+    if not isinstance(target, (str, type(None))) or (target is None and asked["do"] == "backup"):
         return None
     return Request(asked["do"], target, client), bool(asked.get("wait"))
+
+
+def names(target: str, job: Job) -> bool:
+    """Return whether HOST, HOST/VOLUME, HOST/VOLUME/LABEL or nothing at all names a job."""
+    parts = target.strip("/").split("/") if target.strip("/") else []
+    return [job.host, job.volume, job.label][: len(parts)] == parts
 
 
 def ask(run_dir: Path, do: str, target: str | None, wait: bool) -> Iterator[dict[str, Any]] | None:

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from flashback import actions, clock, config, disk
-from flashback.actions import Attempt
+from flashback import actions, clock, config, control, disk
+from flashback.attempt import Attempt, describe
 from flashback.control import Request, Server
 from flashback.errors import BusyError, ConfigError, FlashbackError, StoppedError
-from flashback.model import Config, ServerState
+from flashback.model import Config, Job, Progress, ServerState
 from flashback.status import Board
 
 LOG = logging.getLogger("flashback")
@@ -90,7 +90,7 @@ class Daemon:
         finally:
             self._notify("STOPPING=1")
             self._server.close()
-            self.board.current = None
+            self.board.running.clear()
             self.board.next_pass_at = None
             self.board.turn(ServerState.DOWN, "stopped")
 
@@ -128,10 +128,15 @@ class Daemon:
     def _work(self, request: Request | None) -> None:
         """Run what is due or what somebody asked for, and answer them."""
         self._server.busy = True
+        self._server.stopped.clear()
         self._request = request
         try:
             attempts = actions.run_pass(
-                self.board, self._pulse, target=request.target if request else None, observer=self._observe
+                self.board,
+                self._pulse,
+                target=request.target if request else None,
+                observer=self._observe,
+                cancelled=self._cancelled,
             )
             code, message = actions.exit_code(attempts), ""
         except StoppedError as stop:
@@ -150,8 +155,12 @@ class Daemon:
         if request:
             request.end(code, message)
 
+    def _cancelled(self, job: Job) -> bool:
+        """Return whether somebody asked to stop this job."""
+        return any(control.names(target, job) for target in list(self._server.stopped))
+
     def _observe(self, attempt: Attempt) -> None:
-        line = actions.describe(attempt)
+        line = describe(attempt)
         self._tell(f"STATUS={line}")
         if self._request:
             self._request.tell(
@@ -194,7 +203,8 @@ class Daemon:
     def _report(self, request: Request, now: float) -> None:
         if now - getattr(self, "_reported", 0.0) >= 1.0:
             self._reported = now
-            progress = self.board.progress
+            running = self.board.current
+            progress = running.progress if running else Progress()
             request.tell(
                 {
                     "event": "progress",

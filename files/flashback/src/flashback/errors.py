@@ -6,6 +6,7 @@ FlashbackError          exit 1   something failed
 +-- NotNowError         exit 75  nothing is broken, the moment is wrong: client or disk away, clock
     +-- BusyError       exit 75  another run holds the engine's or the disk's lock
     +-- StoppedError    exit 75  the engine was asked to end; raised out of whatever it was doing
+        +-- CancelledError       only this job was asked to end
 """
 
 from __future__ import annotations
@@ -58,3 +59,11 @@ class StoppedError(NotNowError):
 
     def __init__(self) -> None:
         super().__init__("The engine is being stopped", "The backup continues where it was at the next pass")
+
+
+class CancelledError(StoppedError):
+    """A person stopped this job; the others go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.what = "it was stopped by hand"

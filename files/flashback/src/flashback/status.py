@@ -12,24 +12,57 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import Any
 
-from flashback import __version__, schedule
+from flashback import __version__, pause, schedule
 from flashback.disk import Disk
-from flashback.model import Config, Job, JobState, Progress, Run, ServerState, Snapshot, iso
+from flashback.model import Config, Job, JobState, Presence, Progress, Run, ServerState, Snapshot, iso
 
 VERSION = 1
 # A working engine writes every few seconds, a sleeping one every minute.
 STALE = timedelta(minutes=3)
-# A job is late when its newest snapshot is older than this many periods.
-LATE = 2
 
 Document = dict[str, Any]
+
+
+@dataclass
+class Running:
+    """A job at work, and how far it is."""
+
+    job: Job
+    since: datetime
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """The last restore drill of a client."""
+
+    host: str
+    at: datetime
+    snapshot: str
+    good: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Care:
+    """What is known beyond the last pass: stored data read again, restores tried, the disk's future."""
+
+    damaged: tuple[str, ...] = ()
+    """Stored files known to be damaged, as HOST/VOLUME/LABEL/SNAPSHOT/PATH."""
+    verified_at: datetime | None = None
+    drills: tuple[Drill, ...] = ()
+    proven: Mapping[str, datetime] = field(default_factory=dict)
+    """The newest snapshot of each job from which a restore was proven."""
+    forecast: str = ""
+    """When the disk will be full, in a sentence."""
 
 
 @dataclass
@@ -47,33 +80,67 @@ class Board:
     disk: Disk | None = None
     next_pass_at: datetime | None = None
     pass_started: datetime | None = None
-    current: Job | None = None
-    current_since: datetime = schedule.EPOCH
-    progress: Progress = field(default_factory=Progress)
+    store: str = ""
+    """The kind of storage on the disk."""
+    running: dict[str, Running] = field(default_factory=dict)
     snapshots: dict[str, list[Snapshot]] = field(default_factory=dict)
+    suspects: dict[str, list[Snapshot]] = field(default_factory=dict)
     marks: dict[str, tuple[JobState, str]] = field(default_factory=dict)
+    alarms: dict[str, str] = field(default_factory=dict)
+    """What a person must look at before a job can run, such as a wrong machine at its address."""
     last_runs: dict[str, Run] = field(default_factory=dict)
+    presences: dict[str, list[Presence]] = field(default_factory=dict)
+    """What the probes said, by `watched`."""
+    pauses: dict[str, datetime] = field(default_factory=dict)
+    shortage: str = ""
+    """Why the disk is too full, in a sentence."""
+    care: Care = field(default_factory=Care)
     _published: float = 0.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def turn(self, state: ServerState, activity: str, reason: str = "") -> None:
         """Enter a state of the server and publish it."""
-        if state != self.state:
-            self.since = self.now()
-        self.state, self.activity, self.reason = state, activity, reason
-        self.publish()
+        with self._lock:
+            if state != self.state:
+                self.since = self.now()
+            self.state, self.activity, self.reason = state, activity, reason
+            self.publish()
 
     def mark(self, job: Job, state: JobState, reason: str = "") -> None:
         """Set the state of one job until it is marked again."""
         self.marks[job.name] = (state, reason)
+
+    @property
+    def current(self) -> Running | None:
+        """Return the job that has been at work for the longest."""
+        return next(iter(self.running.values()), None)
 
     def newest(self, job: Job) -> datetime | None:
         """Return when the newest snapshot of a job was taken."""
         found = self.snapshots.get(job.name)
         return found[-1].taken if found else None
 
+    def zone(self) -> tzinfo:
+        """Return the time zone of the wall clock: days and weeks begin there."""
+        zone = self.now().astimezone().tzinfo
+        return zone if zone is not None else timezone.utc
+
     def standings(self) -> list[schedule.Standing]:
-        """Return all jobs with their newest snapshots."""
-        return [schedule.Standing(job, self.newest(job)) for job in self.config.jobs]
+        """Return all jobs with what decides about them."""
+        return [self.standing(job) for job in self.config.jobs]
+
+    def standing(self, job: Job) -> schedule.Standing:
+        """Return what decides about a job."""
+        last = self.last_runs.get(job.name)
+        original = self.snapshots.get(f"{job.host}/{job.volume}/{job.copy_of}")
+        return schedule.Standing(
+            job=job,
+            newest=self.newest(job),
+            original=original[-1].taken if original else None,
+            failed=last is not None and last.outcome is JobState.FAILED,
+            paused_until=pause.of(self.pauses, job),
+            presences=tuple(self.presences.get(watched(job), ())),
+        )
 
     def publish_if_older(self, seconds: float) -> None:
         """Publish when the last time is longer ago than that."""
@@ -82,14 +149,20 @@ class Board:
 
     def publish(self) -> None:
         """Write status.json, status and queue; each appears whole."""
-        self._published = time.monotonic()
-        now = self.now()
-        made = document(self, now)
-        run_dir = self.config.run_dir
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
-        _write(run_dir / "status", status_text(made, now))
-        _write(run_dir / "queue", queue_text(made, now, self.activity))
+        with self._lock:
+            self._published = time.monotonic()
+            now = self.now()
+            made = document(self, now)
+            run_dir = self.config.run_dir
+            run_dir.mkdir(parents=True, exist_ok=True)
+            _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
+            _write(run_dir / "status", status_text(made, now))
+            _write(run_dir / "queue", queue_text(made, now, self.activity))
+
+
+def watched(job: Job) -> str:
+    """Return the name under which a job's presence is remembered: its client's, or its own for a medium."""
+    return job.name if job.removable else job.host
 
 
 def document(board: Board, now: datetime) -> Document:
@@ -111,7 +184,24 @@ def document(board: Board, now: datetime) -> Document:
         "led": {"green": config.led_green, "red": config.led_red},
         "interval_seconds": config.interval,
         "next_pass_at": iso(board.next_pass_at),
-        "current": _current(board, now),
+        "paused_until": iso(board.pauses.get("")),
+        "current": _running(board.current, now) if board.current else None,
+        "running": [_running(each, now) for each in list(board.running.values())],
+        "verification": {
+            "verified_at": iso(board.care.verified_at),
+            "damaged": len(board.care.damaged),
+            "damaged_files": list(board.care.damaged[:20]),
+        },
+        "drills": [
+            {
+                "host": each.host,
+                "at": iso(each.at),
+                "snapshot": each.snapshot,
+                "good": each.good,
+                "reason": each.reason,
+            }
+            for each in board.care.drills
+        ],
         "jobs": [_job(board, each, now) for each in schedule.in_order(board.standings(), now)],
     }
 
@@ -124,27 +214,31 @@ def _disk(board: Board) -> Document:
         "reason": disk.reason,
         "id": disk.id,
         "filesystem": disk.filesystem,
+        "store": board.store,
         "total_bytes": disk.total,
         "used_bytes": disk.used,
         "free_bytes": disk.free,
+        "inodes": disk.inodes,
+        "free_inodes": disk.inodes_free,
+        "shortage": board.shortage,
+        "forecast": board.care.forecast,
     }
 
 
-def _current(board: Board, now: datetime) -> Document | None:
-    job = board.current
-    if job is None:
-        return None
+def _running(running: Running, now: datetime) -> Document:
+    job, progress = running.job, running.progress
     return {
         "job": job.name,
         "host": job.host,
         "volume": job.volume,
         "label": job.label,
-        "started_at": iso(board.current_since),
-        "seconds": max(0, int((now - board.current_since).total_seconds())),
-        "files": board.progress.files,
-        "bytes": board.progress.bytes,
-        "percent": board.progress.percent,
-        "rate": board.progress.rate,
+        "started_at": iso(running.since),
+        "seconds": max(0, int((now - running.since).total_seconds())),
+        "files": progress.files,
+        "bytes": progress.bytes,
+        "percent": progress.percent,
+        "rate": progress.rate,
+        "seconds_left": progress.seconds_left,
     }
 
 
@@ -153,6 +247,10 @@ def _job(board: Board, standing: schedule.Standing, now: datetime) -> Document:
     state, reason = _state(board, standing, now)
     found = board.snapshots.get(job.name, [])
     last = found[-1] if found else None
+    late = schedule.lateness(standing, now)
+    suspects = board.suspects.get(job.name, [])
+    due = schedule.is_due(standing, now)
+    last_run = board.last_runs.get(job.name)
     return {
         "name": job.name,
         "host": job.host,
@@ -166,15 +264,28 @@ def _job(board: Board, standing: schedule.Standing, now: datetime) -> Document:
         "due_in_seconds": schedule.due_in(standing, now) if last else 0,
         "snapshots": len(found),
         "keep": {each.name: getattr(job.keep, each.name) for each in fields(job.keep)},
-        "last_run": _run(board.last_runs.get(job.name)),
+        "suspects": [each.name for each in suspects],
+        "held": schedule.held(standing, now, now.astimezone()) if due else "",
+        "paused_until": iso(standing.paused_until),
+        "present": standing.presences[-1].present if standing.presences else None,
+        "late": {"kind": late.kind, "seconds": late.seconds},
+        "alarm": board.alarms.get(job.name, ""),
+        "last_run": run_document(last_run) if last_run else None,
     }
 
 
-def _state(board: Board, standing: schedule.Standing, now: datetime) -> tuple[JobState, str]:
+def _state(  # noqa: PLR0911 - one line for each answer
+    board: Board, standing: schedule.Standing, now: datetime
+) -> tuple[JobState, str]:
     """Return how a job stands: what it is doing, else how its last attempt ended, else whether it is due."""
     job = standing.job
     if job.disabled:
         return JobState.DISABLED, ""
+    if job.name in board.running:
+        return board.marks.get(job.name, (JobState.BACKING_UP, ""))
+    suspects = board.suspects.get(job.name)
+    if suspects:
+        return JobState.FAILED, held_back(job, suspects[-1])
     if job.name in board.marks:
         return board.marks[job.name]
     last = board.last_runs.get(job.name)
@@ -193,9 +304,16 @@ def _state(board: Board, standing: schedule.Standing, now: datetime) -> tuple[Jo
     return JobState.NOT_READY, ""
 
 
-def _run(run: Run | None) -> Document | None:
-    if run is None:
-        return None
+def held_back(job: Job, suspect: Snapshot) -> str:
+    """Return what to do about a snapshot that the guard held back."""
+    return (
+        f"{suspect.name} is held back, nothing expires: look at {suspect.path}, then "
+        f"`flashback accept {job.name}` or `flashback reject {job.name}`"
+    )
+
+
+def run_document(run: Run) -> Document:
+    """Return a run as the documents write it."""
     return {
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),
@@ -206,6 +324,7 @@ def _run(run: Run | None) -> Document | None:
         "files": run.files,
         "bytes": run.bytes,
         "bytes_transferred": run.bytes_transferred,
+        "changed_files": run.changed,
         "duration_seconds": run.duration,
     }
 
@@ -272,13 +391,6 @@ def queue_table(jobs: Sequence[Document], now: datetime) -> list[str]:
     return lines
 
 
-def spell(duration: int) -> str:
-    """Return seconds as `5:31:37` or `1d+17:24:41`."""
-    days, rest = divmod(max(0, duration), 86400)
-    clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}d+{clock}" if days else clock
-
-
 def moment(text: str) -> datetime:
     """Return the moment that the document writes as text."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
@@ -301,10 +413,10 @@ def _age(job: Document, now: datetime) -> int:
 
 def _wording(job: Document) -> str:
     last = job["last_run"]
-    took = spell(last["duration_seconds"]) if last else spell(0)
+    took = schedule.spell(last["duration_seconds"]) if last else schedule.spell(0)
     words = {
         JobState.UNKNOWN: "???",
-        JobState.NOT_READY: f"NEXT RUN IN {spell(job['due_in_seconds'])}",
+        JobState.NOT_READY: f"NEXT RUN IN {schedule.spell(job['due_in_seconds'])}",
         JobState.NOT_FOUND: "NOT FOUND",
         JobState.BACKING_UP: "BACKING UP",
         JobState.SUCCEEDED: f"SUCCEEDED ({took})",
@@ -351,22 +463,44 @@ def health(made: Mapping[str, Any] | None, now: datetime, pid_alive: Callable[[i
         problems.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
     if made["clock"]["problem"]:
         problems.append(made["clock"]["problem"])
+    if made["disk"]["shortage"]:
+        problems.append(made["disk"]["shortage"])
+    damaged = made["verification"]["damaged"]
+    if damaged:
+        first = made["verification"]["damaged_files"][0]
+        problems.append(
+            f"{damaged} stored files are damaged, the first is {first}; `flashback damage` lists them"
+        )
+    problems += [
+        f"the restore drill of {drill['host']} failed: {drill['reason']}"
+        for drill in made["drills"]
+        if not drill["good"]
+    ]
     for job in made["jobs"]:
         problems += _job_problems(job)
     return Health(True, tuple(problems))
 
 
-def _job_problems(job: Document) -> list[str]:
+def _job_problems(job: Document) -> list[str]:  # noqa: PLR0911 - one line for each answer
     if job["state"] == JobState.DISABLED.value:
         return []
+    if job["suspects"]:
+        return [f"{job['name']}: {job['reason']}"]
+    if job["alarm"]:
+        return [f"{job['name']}: {job['alarm']}"]
     last = job["last_run"]
     if last and last["outcome"] == JobState.FAILED.value:
         return [f"{job['name']} failed: {last['reason']}"]
+    because = f": {job['reason']}" if job["reason"] else ""
     if job["age_seconds"] is None:
-        return [f"{job['name']} has no snapshot yet" + (f": {job['reason']}" if job["reason"] else "")]
-    if job["age_seconds"] > LATE * job["period_seconds"]:
-        because = f": {job['reason']}" if job["reason"] else ""
-        return [f"{job['name']} is late, its newest snapshot is {spell(job['age_seconds'])} old{because}"]
+        return [f"{job['name']} has no snapshot yet{because}"]
+    late = job["late"]
+    if late["kind"] == "away":
+        return [f"{job['name']}: its client is away for {schedule.spell(late['seconds'])}{because}"]
+    if late["kind"] == "late":
+        return [
+            f"{job['name']} is late: due for {schedule.spell(late['seconds'])} while it could run{because}"
+        ]
     return []
 
 

@@ -38,7 +38,7 @@ def status(path: Path, as_json: bool) -> int:
 
 
 def _print_table(made: dict[str, Any]) -> None:
-    from flashback.status import spell  # noqa: PLC0415 - only what this command needs
+    from flashback.schedule import spell  # noqa: PLC0415 - only what this command needs
 
     colours = {"SUCCEEDED": "green", "FAILED": "red", "NOT_FOUND": "yellow", "BACKING_UP": "cyan"}
     disk = made["disk"]
@@ -99,4 +99,55 @@ def snapshots(path: Path, target: str | None, as_json: bool) -> int:
     else:
         for job, each in found:
             print(f"{job}  {each.name}  {each.path}")
+    return 0
+
+
+@click.command()
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
+@click.option("--no-probe", is_flag=True, help="Do not look for the client.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def why(path: Path, target: str, no_probe: bool, as_json: bool) -> int:
+    """Explain why a job does or does not run now. Exit status: 0 it runs, 75 it does not."""
+    from dataclasses import asdict  # noqa: PLC0415 - only what this command needs
+
+    from flashback import clock  # noqa: PLC0415
+    from flashback import why as reasons  # noqa: PLC0415
+    from flashback.status import Board  # noqa: PLC0415
+
+    board = Board(configuration.load(path), clock.now)
+    answers = reasons.explain(board, target, not no_probe)
+    if as_json:
+        print(json.dumps([asdict(each) for each in answers], indent=1))
+    else:
+        for each in answers:
+            print(f"{each.job}: {each.verdict}" if each.runs else f"{each.job} does not run: {each.verdict}")
+            for reason in each.reasons:
+                print(f"  - {reason}")
+    return 0 if any(each.runs for each in answers) else NotNowError.exit_code
+
+
+@click.command()
+@click.argument("target", metavar="[HOST/VOLUME/LABEL]", required=False)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def history(path: Path, target: str | None, limit: int, as_json: bool) -> int:
+    """List the last runs, the newest first."""
+    from flashback import disk  # noqa: PLC0415 - only what this command needs
+    from flashback.history import History  # noqa: PLC0415
+    from flashback.schedule import spell  # noqa: PLC0415
+    from flashback.status import run_document  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    disk.require(loaded)
+    runs = History(loaded.data_dir).runs(target, limit)
+    if as_json:
+        print(json.dumps([{"job": run.job, **run_document(run)} for run in runs], indent=1))
+        return 0
+    for run in runs:
+        ended = run.finished_at.astimezone()
+        words = f"{run.files} files, {run.bytes_transferred} bytes received" if run.files else ""
+        line = f"{ended:%Y-%m-%d %H:%M:%S}  {run.job}  {run.outcome.value}  {spell(run.duration)}"
+        print("  ".join(part for part in (line, words, run.reason) if part))
     return 0

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +74,7 @@ def _work_here(loaded: Config, target: str | None, wait: bool) -> int:
     """Run a pass in this process, as the only engine."""
     import signal  # noqa: PLC0415 - only this command needs it
 
-    from flashback import actions, clock  # noqa: PLC0415
+    from flashback import actions, attempt, clock  # noqa: PLC0415
     from flashback.daemon import run_lock  # noqa: PLC0415
     from flashback.errors import StoppedError  # noqa: PLC0415
     from flashback.model import JobState, ServerState  # noqa: PLC0415
@@ -87,11 +88,11 @@ def _work_here(loaded: Config, target: str | None, wait: bool) -> int:
         if stopping:
             raise StoppedError
         if board.current:
-            _print_progress(vars(board.progress))
+            _print_progress(asdict(board.current.progress))
 
-    def observe(attempt: actions.Attempt) -> None:
-        if attempt.state is not JobState.BACKING_UP:
-            _print_result(actions.describe(attempt))
+    def observe(made: attempt.Attempt) -> None:
+        if made.state is not JobState.BACKING_UP:
+            _print_result(attempt.describe(made))
 
     deadline = float("inf") if wait else 0.0
     with ExitStack() as stack:
@@ -125,3 +126,86 @@ def _print_progress(progress: dict[str, Any]) -> None:
         rate = progress["rate"] / 1e6
         amount = f"{progress['files']} files  {progress['bytes']} bytes"
         print(f"\r\033[K{progress['percent']:3} %  {amount}  {rate:.1f} MB/s", end="", flush=True)
+
+
+@click.command()
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.option("--for", "duration", default="1h", show_default=True, help="How long the job then rests.")
+@click.pass_obj
+def stop(path: Path, target: str | None, duration: str) -> int:
+    """Stop the running backup; what has arrived is kept, and the job is paused for a while."""
+    from flashback import control  # noqa: PLC0415 - only what this command needs
+    from flashback.errors import NotNowError  # noqa: PLC0415
+    from flashback.status import read  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    if target:
+        _known(loaded, target)
+    made = read(loaded.run_dir)
+    running = [each["job"] for each in made["running"]] if made else []
+    hit = [name for name in running if not target or f"{name}/".startswith(f"{target.strip('/')}/")]
+    if not hit:
+        raise NotNowError(
+            f"No backup of {target or 'any client'} is running", "`flashback status` shows what is"
+        )
+    for name in hit:
+        _pause(loaded, name, duration)
+        for event in control.ask(loaded.run_dir, "stop", name, False) or ():
+            if event["event"] == "end" and event["exit"]:
+                raise NotNowError(event["message"])
+    return 0
+
+
+@click.command()
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.option("--for", "duration", default="12h", show_default=True, help="How long, such as 90m or 2d.")
+@click.pass_obj
+def pause(path: Path, target: str | None, duration: str) -> int:
+    """Begin no backup of a client, a volume or a job, or none at all, for some time."""
+    loaded = configuration.load(path)
+    if target:
+        _known(loaded, target)
+    _pause(loaded, target or "", duration)
+    return 0
+
+
+@click.command()
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.pass_obj
+def resume(path: Path, target: str | None) -> int:
+    """End a pause, of the same target as it was begun with."""
+    from flashback import clock, disk  # noqa: PLC0415 - only what this command needs
+    from flashback import pause as pauses  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    disk.require(loaded)
+    name = (target or "").strip("/")
+    if pauses.end(loaded.data_dir, name, clock.now()):
+        print(f"{name or 'everything'} goes on")
+    else:
+        held = (
+            ", ".join(each or "everything" for each in pauses.load(loaded.data_dir, clock.now())) or "nothing"
+        )
+        print(f"{name or 'everything'} was not paused; paused is {held}")
+    return 0
+
+
+def _pause(loaded: Config, target: str, duration: str) -> None:
+    from flashback import clock, disk  # noqa: PLC0415 - only what these commands need
+    from flashback import pause as pauses  # noqa: PLC0415
+    from flashback.errors import UsageError  # noqa: PLC0415
+
+    disk.require(loaded)
+    try:
+        seconds = configuration.seconds(duration)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    until = pauses.begin(loaded.data_dir, target.strip("/"), seconds, clock.now())
+    print(f"{target or 'everything'} is paused until {until.astimezone():%Y-%m-%d %H:%M:%S}")
+
+
+def _known(loaded: Config, target: str) -> None:
+    """Refuse a target that names nothing, with the names that there are."""
+    from flashback import actions  # noqa: PLC0415 - only what these commands need
+
+    actions.select(loaded, target)
