@@ -157,13 +157,13 @@ def explain(standing: Standing, now: datetime, local: datetime) -> list[str]:
     elif age(standing.newest, now) < -TOLERANCE:
         lines.append(f"its newest snapshot ({standing.newest:{_FORM}} UTC) lies in the future, so it is due")
     else:
-        ago, left = spell(age(standing.newest, now)), due_in(standing, now)
-        every = spell(job.period)
+        ago, left = plain(age(standing.newest, now)), due_in(standing, now)
+        every = plain(job.period)
         if left > 0:
-            lines.append(f"its newest snapshot is {ago} old and it runs every {every}: due in {spell(left)}")
+            lines.append(f"its newest snapshot is {ago} old and it runs every {every}: due in {plain(left)}")
         else:
             lines.append(
-                f"its newest snapshot is {ago} old and it runs every {every}: due since {spell(-left)}"
+                f"its newest snapshot is {ago} old and it runs every {every}: due since {plain(-left)}"
             )
     reason = held(standing, now, local)
     if reason and is_due(standing, now):
@@ -179,10 +179,10 @@ def _presence_words(standing: Standing, now: datetime) -> list[str]:
         return []
     last = standing.presences[-1]
     if last.present:
-        words = f"its client was there when last looked for, {spell(age(last.until, now))} ago"
+        words = f"its client was there when last looked for, {plain(age(last.until, now))} ago"
         waited = due_while_present(standing, now)
-        return [words] + ([f"it stayed due for {spell(waited)} while its client was there"] if waited else [])
-    return [f"its client is away for {spell(_away(standing, now))} ({last.reason})"]
+        return [words] + ([f"it stayed due for {plain(waited)} while its client was there"] if waited else [])
+    return [f"its client is away for {plain(_away(standing, now))} ({last.reason})"]
 
 
 def spell(duration: int) -> str:
@@ -190,6 +190,17 @@ def spell(duration: int) -> str:
     days, rest = divmod(max(0, duration), 86400)
     clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days}d+{clock}" if days else clock
+
+
+def plain(duration: int) -> str:
+    """Return seconds in words, to two units: `1 day`, `5 h 31 min`, `12 s`."""
+    units = (("day", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    left, parts = max(0, duration), []
+    for name, size in units:
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {name}{'s' if name == 'day' and count > 1 else ''}")
+    return " ".join(parts[:2]) or "0 s"
 
 
 def _clock(minute: int) -> str:

@@ -496,10 +496,10 @@ def _job_problems(job: Document) -> list[str]:  # noqa: PLR0911 - one line for e
         return [f"{job['name']} has no snapshot yet{because}"]
     late = job["late"]
     if late["kind"] == "away":
-        return [f"{job['name']}: its client is away for {schedule.spell(late['seconds'])}{because}"]
+        return [f"{job['name']}: its client is away for {schedule.plain(late['seconds'])}{because}"]
     if late["kind"] == "late":
         return [
-            f"{job['name']} is late: due for {schedule.spell(late['seconds'])} while it could run{because}"
+            f"{job['name']} is late: due for {schedule.plain(late['seconds'])} while it could run{because}"
         ]
     return []
 

@@ -150,9 +150,9 @@ def stop(path: Path, target: str | None, duration: str) -> int:
         )
     for name in hit:
         _pause(loaded, name, duration)
-        for event in control.ask(loaded.run_dir, "stop", name, False) or ():
-            if event["event"] == "end" and event["exit"]:
-                raise NotNowError(event["message"])
+        answer = next(iter(control.ask(loaded.run_dir, "stop", name, False) or ()), None)
+        if answer is None or answer["exit"] != 0:
+            raise NotNowError(f"{name} cannot be stopped: no daemon runs it", "End the command that does")
     return 0
 
 
