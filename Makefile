@@ -65,6 +65,10 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 test-engine: setup ## Test the backup engine
 	@$(AS_ROOT) pytest files/flashback/tests
 
+.PHONY: bench-engine
+bench-engine: setup ## Measure the engine's own limits (memory, idle work, overhead)
+	@$(AS_ROOT) python files/flashback/bench/limits.py
+
 .PHONY: test-project
 test-project: setup ## Test the workbench's tools and what is true of all roles
 	@pytest files/workbench/tests tests/project

@@ -31,32 +31,53 @@ def run(path: Path) -> None:
 
 @click.command("pass")
 @click.option("--wait", is_flag=True, help="Wait for another run instead of exit status 75.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only list what is due; run and change nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the commands that are run (not through a daemon).")
 @click.pass_obj
-def pass_(path: Path, wait: bool) -> int:
+def pass_(path: Path, wait: bool, dry_run: bool, verbose: bool) -> int:
     """Run every job that is due, now."""
-    return _work(configuration.load(path), None, wait)
+    loaded = configuration.load(path)
+    if dry_run:
+        return _list_due(loaded)
+    return _work(loaded, None, wait, verbose)
+
+
+def _list_due(loaded: Config) -> int:
+    from flashback import actions, clock, disk  # noqa: PLC0415 - only what this command needs
+    from flashback.status import Board  # noqa: PLC0415
+
+    board = Board(loaded, clock.now)
+    actions.refresh(board)
+    disk.require(loaded)
+    jobs = actions.due(board)
+    for job in jobs:
+        print(f"{job.name} is due and was not run: dry run")
+    if not jobs:
+        print("no job is due")
+    return 0
 
 
 @click.command()
 @click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
 @click.option("--wait", is_flag=True, help="Wait for another run instead of exit status 75.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the commands that are run (not through a daemon).")
 @click.pass_obj
-def backup(path: Path, target: str, wait: bool) -> int:
+def backup(path: Path, target: str, wait: bool, verbose: bool) -> int:
     """Back up now, due or not."""
     from flashback import actions  # noqa: PLC0415 - only this command needs it
 
     loaded = configuration.load(path)
     actions.select(loaded, target)
-    return _work(loaded, target, wait)
+    return _work(loaded, target, wait, verbose)
 
 
-def _work(loaded: Config, target: str | None, wait: bool) -> int:
+def _work(loaded: Config, target: str | None, wait: bool, verbose: bool) -> int:
     """Let the daemon do it when there is one, else do it here."""
     from flashback import control  # noqa: PLC0415 - as above
 
     events = control.ask(loaded.run_dir, "pass" if target is None else "backup", target, wait)
     if events is None:
-        return _work_here(loaded, target, wait)
+        return _work_here(loaded, target, wait, verbose)
     for event in events:
         if event["event"] == "job":
             if event["state"] != "BACKING_UP":
@@ -70,16 +91,18 @@ def _work(loaded: Config, target: str | None, wait: bool) -> int:
     return 1
 
 
-def _work_here(loaded: Config, target: str | None, wait: bool) -> int:
+def _work_here(loaded: Config, target: str | None, wait: bool, verbose: bool) -> int:
     """Run a pass in this process, as the only engine."""
     import signal  # noqa: PLC0415 - only this command needs it
 
     from flashback import actions, attempt, clock  # noqa: PLC0415
-    from flashback.daemon import run_lock  # noqa: PLC0415
+    from flashback.daemon import log_to_stderr, run_lock  # noqa: PLC0415
     from flashback.errors import StoppedError  # noqa: PLC0415
     from flashback.model import JobState, ServerState  # noqa: PLC0415
     from flashback.status import Board  # noqa: PLC0415
 
+    if verbose:
+        log_to_stderr()
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopping.append(received))
