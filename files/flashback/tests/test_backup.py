@@ -63,7 +63,7 @@ def torture(top: Path) -> None:
     os.utime(top / "suid", ns=(1, 1_234_567_890_123_456_789))
 
 
-def test_everything_comes_back_bit_by_bit(rig: Rig) -> None:
+def test_b14_everything_comes_back_bit_by_bit(rig: Rig) -> None:
     torture(rig.source)
     before = tree(rig.source)
     assert tree(rig.back_up()) == before
@@ -104,17 +104,49 @@ def test_the_oldest_expire(rig: Rig) -> None:
     assert names(rig.label) == taken[-3:]
 
 
-def test_b01_an_emptied_source_fails_and_nothing_expires(rig: Rig) -> None:
+def test_b01_an_emptied_source_is_held_back_and_nothing_expires(rig: Rig) -> None:
     rig.configure("{period: 1d, keep: 1}")
     (rig.source / "a").write_text("1")
     kept = rig.back_up()
     (rig.source / "a").unlink()
-    for _ in range(2):
+    for _ in range(3):
         done = rig.call("backup", "laptop")
         assert done.returncode == 1
-        assert "holds no file any more" in done.stdout
+        assert "flashback accept laptop/home/daily" in done.stdout
     assert rig.complete() == [kept]
     assert (kept / "a").read_text() == "1"
+    assert len(list(rig.label.glob("suspect-*"))) == 1
+    assert document(rig)["jobs"][0]["state"] == "FAILED"  # type: ignore[index]
+
+
+def test_b01_after_a_word_backups_go_on(rig: Rig) -> None:
+    rig.configure("{period: 1d, keep: 1}")
+    for number in range(30):
+        (rig.source / str(number)).write_text("1")
+    rig.back_up()
+    for path in rig.source.iterdir():
+        path.unlink()
+    (rig.source / "new").write_text("1")
+    assert rig.call("backup", "laptop").returncode == 1
+    assert rig.call("accept", "laptop/home").returncode == 0
+    assert names(rig.back_up()) == ["new"]
+    assert len(rig.complete()) == 1
+
+
+def test_b02_the_newest_snapshot_that_is_left_is_the_base(rig: Rig) -> None:
+    (rig.source / "a").write_text("1")
+    first, second = rig.back_up(), rig.back_up()
+    second.rename(second.with_name(f"expired-{second.name}"))
+    third = rig.back_up()
+    assert (third / "a").stat().st_ino == (first / "a").stat().st_ino
+    assert names(rig.label) == [first.name, third.name]
+
+
+def test_b23_a_dry_run_reports_no_success(rig: Rig) -> None:
+    done = rig.call("pass", "--dry-run")
+    assert "laptop/home/daily is due and was not run" in done.stdout
+    assert not rig.label.exists()
+    assert not (rig.run_dir / "status.json").exists()
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(24, 0), (23, 1), (12, 1)])
@@ -436,7 +468,7 @@ def test_two_engines_with_one_disk_are_refused(rig: Rig) -> None:
     assert first.wait(60) == 0
 
 
-def test_systemd_hears_ready_watchdog_and_stopping_even_during_a_transfer(rig: Rig) -> None:
+def test_b25_systemd_hears_ready_watchdog_and_stopping_even_during_a_transfer(rig: Rig) -> None:
     slow(rig)
     ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ear.bind(str(rig.top / "notify"))

@@ -73,6 +73,54 @@ def test_b06_without_defaults_a_job_has_a_period_and_a_number_to_keep() -> None:
     assert (only.period, only.keep.last) == (86400, 9)
 
 
+def test_b07_an_unknown_tool_is_refused() -> None:
+    text = "data_dir: /d\nhosts: {a: {volumes: {v: {source: /x, jobs: {daily: {tool: tar}}}}}}"
+    with pytest.raises(ConfigError, match="tool: is unknown"):
+        config.parse(text, Path("f"))
+
+
+def test_b09_a_quoted_no_disables_nothing_but_is_refused() -> None:
+    text = "data_dir: /d\nhosts: {a: {volumes: {v: {source: /x, jobs: {daily: {disabled: 'N'}}}}}}"
+    with pytest.raises(ConfigError, match="disabled: `N` is not a boolean"):
+        config.parse(text, Path("f"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("keep: {daily: 9, weekley: 6}", "`weekley` is unknown .did you mean `weekly`?"),
+        ("keep: {daily: 0}", "nothing would be kept"),
+        ("blackouts: ['8-18']", "is not a time of the week"),
+        ("blackouts: ['08:00-25:00']", "is not a time of the day"),
+        ("only_networks: [192.168.1.1/24]", "is not a network"),
+        ("before: /bin/x", "no shell reads it"),
+        ("before: [x]", "absolute path"),
+        ("source: 'rsync://host'", "is not an rsync address"),
+        ("from: weekly", "no other job of this volume"),
+        ("exclude_file: a/b", "a file's name"),
+        ("exclude_larger_than: 5", "a size with its unit"),
+    ],
+)
+def test_what_a_job_cannot_say(setting: str, said: str) -> None:
+    source = "" if setting.startswith("source") else "source: /x, "
+    text = f"data_dir: /d\nhosts: {{a: {{volumes: {{v: {{jobs: {{daily: {{{source}{setting}}}}}}}}}}}}}"
+    with pytest.raises(ConfigError, match=said):
+        config.parse(text, Path("f"))
+
+
+def test_every_setting_is_read() -> None:
+    text = (EXAMPLES / "everything.yml").read_text()
+    loaded = config.load(EXAMPLES / "everything.yml")
+    assert (loaded.concurrency, loaded.floor, loaded.verify_bytes, loaded.verify_at) == (2, 3, 5 * 10**9, 150)
+    jobs = {each.name: each for each in loaded.jobs}
+    server = jobs["server/root/daily"]
+    assert (server.keep.daily, server.keep.yearly, server.blackouts[0].start) == (9, 3, 480)
+    assert (server.before, server.max_rtt_ms) == (("/usr/local/bin/dump-databases", "--all"), 80)
+    assert jobs["server/root/weekly"].copy_of == "daily"
+    known = {*config.SETTINGS, *config.JOB, *config.HOST, *config.TOP}
+    assert [key for key in known if f"{key}:" not in text] == []
+
+
 def test_b10_the_nearest_level_decides_whatever_the_unit() -> None:
     text = "data_dir: /d\ndefaults: {period: 1d}\n"
     text += "hosts: {a: {volumes: {v: {source: /x, jobs: {h: {period: 6h}}}}}}"

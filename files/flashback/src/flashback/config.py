@@ -232,7 +232,7 @@ def _keep(node: yaml.Node) -> Keep:
     for name, value in node.value:
         key = _scalar(name, "a kind of period")
         if key not in allowed:
-            raise _BadValueError(_unknown(key, allowed))
+            raise _BadValueError(f"`{key}` {_unknown(key, allowed)}")
         if key in counts:
             raise _BadValueError(f"`{key}` is given twice")
         counts[key] = _number(0, 100_000)(value)

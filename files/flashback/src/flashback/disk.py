@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +90,8 @@ def mark(mount: Path) -> str:
         raise FlashbackError(f"Nothing is mounted on {mount}", "Mount the backup disk there, then mark it")
     token = mount / META / "id"
     if not token.exists():
+        import uuid  # noqa: PLC0415 - the daemon can do without
+
         token.parent.mkdir(mode=0o755, exist_ok=True)
         guide = Path(__file__).with_name("on_disk.txt").read_text(encoding="utf-8")
         (token.parent / "README.txt").write_text(guide, encoding="utf-8")
