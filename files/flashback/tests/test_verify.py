@@ -94,6 +94,32 @@ def test_a_flipped_byte_is_found_named_and_healed_from_the_client(rig: Rig, name
     assert (back_up(rig) / os.fsdecode(name)).stat().st_ino in inodes
 
 
+def test_healing_keeps_the_stored_mode_although_the_client_has_another_now(rig: Rig) -> None:
+    (rig.source / "a").write_bytes(CONTENT)
+    last = back_up(rig)
+    before = tree(last)
+    flip(last / "a")
+    (rig.source / "a").chmod(0o600)
+    os.chown(rig.source / "a", 77, 77)
+    assert verify.run(loaded(rig)).open == ()
+    assert tree(last) == before
+
+
+def test_a_snapshot_that_expires_meanwhile_is_no_damage(rig: Rig) -> None:
+    for name in "abc":
+        (rig.source / name).write_bytes(CONTENT)
+    last = back_up(rig)
+    calls: list[int] = []
+
+    def pulse() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            shutil.rmtree(last.rename(last.with_name(f"expired-{last.name}")))
+
+    made = verify.run(loaded(rig), pulse=pulse)
+    assert (made.files, made.found, made.open) == (1, (), ())
+
+
 def test_it_is_not_healed_by_another_version_and_no_later_backup_links_to_it(rig: Rig) -> None:
     (rig.source / "a").write_bytes(CONTENT)
     last = back_up(rig, 2)
@@ -144,6 +170,7 @@ def test_a_missing_file_comes_back_in_the_one_snapshot_that_lost_it(rig: Rig) ->
     ]
     assert len(made.healed) == 1
     assert [tree(each) for each in rig.complete()] == before
+    assert len({(each / "sub/a").stat().st_ino for each in rig.complete()}) == 1
 
 
 @pytest.mark.parametrize("harm", ["size", "time"])

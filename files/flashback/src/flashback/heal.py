@@ -208,6 +208,13 @@ class _Healing:
         if case.damage.digest == UNKNOWN:
             case.reason = "what it was is not known: it could never be read"
             return None
+        for place in case.good:
+            # The very file that the others share; a second name in scratch, as copies have theirs there.
+            try:
+                os.link(_path(trees, place), target, follow_symlinks=False)
+            except OSError:
+                break
+            return target
         for place in [*case.good, *case.bad, *case.copies]:
             try:
                 top = trees.top((place.label, place.snapshot))
@@ -358,19 +365,16 @@ class _Healing:
         for place in [*case.bad, *(case.gone if case.healed else [])]:
             self._pulse()
             _, snapshot = trees.snapshots[(place.label, place.snapshot)]
-            self._mend(snapshot, place.path, case.healed)
+            self._store.mend(snapshot, place.path, case.healed)
         names = {place.path for place in case.damage.places}
         for tree, path in self._others(volume, trees, names, inodes):
             name = tree.name.removeprefix("suspect-")
             taken = snapshot_time(name)
             if taken is not None:
-                self._mend(Snapshot(taken, tree, suspect=name != tree.name), path, case.healed)
+                self._store.mend(Snapshot(taken, tree, suspect=name != tree.name), path, case.healed)
             else:
                 # What an interrupted fill left is not a snapshot: the next fill fetches the file again.
                 os.unlink(os.fsencode(tree) + b"/" + path)  # noqa: PTH108 - names are bytes
-
-    def _mend(self, snapshot: Snapshot, path: bytes, healed: Path | None) -> None:
-        getattr(self._store, "mend", _plain_mend)(snapshot, path, healed)
 
     def _others(
         self, volume: Volume, trees: Trees, names: set[bytes], inodes: set[int]
@@ -442,18 +446,6 @@ def _scratch(config: Config) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _plain_mend(snapshot: Snapshot, path: bytes, healed: Path | None) -> None:
-    name = os.fsencode(snapshot.path) + b"/" + path
-    above = os.path.dirname(name)  # noqa: PTH120 - names are bytes
-    times = os.lstat(above)
-    if healed is None:
-        os.unlink(name)  # noqa: PTH108 - names are bytes
-    else:
-        os.link(healed, above + b"/.mend")
-        os.rename(above + b"/.mend", name)  # noqa: PTH104 - names are bytes
-    os.utime(above, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _path(trees: Trees, place: Place) -> bytes:
