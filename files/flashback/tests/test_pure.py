@@ -10,7 +10,7 @@ import flashback
 import pytest
 from flashback import config, led, retention, schedule, status, transfer
 from flashback.errors import ConfigError
-from flashback.model import Job, ServerState, snapshot_name, snapshot_time
+from flashback.model import Job, Keep, ServerState, snapshot_name, snapshot_time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -161,7 +161,7 @@ def test_other_names_are_no_snapshots(name: str) -> None:
 
 @given(st.lists(MOMENTS, min_size=1), st.integers(1, 20))
 def test_the_newest_are_kept_and_the_rest_goes(taken: list[datetime], keep: int) -> None:
-    gone = retention.expired(taken, keep)
+    gone = retention.expired(taken, Keep(last=keep))
     kept = set(taken) - set(gone)
     assert len(kept) == min(keep, len(set(taken)))
     assert max(taken) in kept

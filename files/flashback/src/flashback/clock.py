@@ -7,7 +7,7 @@ A board without a battery starts in the past.  systemd reads the kernel's own fl
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 
 from flashback import process
 from flashback.errors import FlashbackError
@@ -19,6 +19,11 @@ _seen_synchronised = False
 def now() -> datetime:
     """Return the present moment in UTC."""
     return datetime.fromtimestamp(time.time(), timezone.utc)
+
+
+def zone() -> tzinfo:
+    """Return the time zone of the wall clock: days and weeks begin there."""
+    return now().astimezone().tzinfo or timezone.utc
 
 
 def unsynchronised(pulse: Pulse = process.no_pulse) -> str | None:

@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from flashback import actions, clock, config, control, disk
+from flashback import actions, care, clock, config, control, disk
 from flashback.attempt import Attempt, describe
+from flashback.chores import Chores
 from flashback.control import Request, Server
 from flashback.errors import BusyError, ConfigError, FlashbackError, StoppedError
-from flashback.model import Config, Job, Progress, ServerState
+from flashback.model import Config, Job, JobState, Progress, ServerState
 from flashback.status import Board
 
 LOG = logging.getLogger("flashback")
@@ -71,6 +72,7 @@ class Daemon:
         self._petted = 0.0
         self._told = ""
         self._request: Request | None = None
+        self._chores = Chores()
 
     def run(self) -> None:
         """Work and sleep until told to stop."""
@@ -90,6 +92,7 @@ class Daemon:
         finally:
             self._notify("STOPPING=1")
             self._server.close()
+            self._chores.end()
             self.board.running.clear()
             self.board.next_pass_at = None
             self.board.turn(ServerState.DOWN, "stopped")
@@ -114,6 +117,9 @@ class Daemon:
     def _sleep(self, until: float) -> None:
         """Show how things are, then wait a little."""
         self.board.disk = disk.look(self.board.config)
+        if self.board.disk.present and not self.board.clock:
+            self._chores.tend(self.board.config, self.board.now().astimezone())
+            self.board.care = care.load(self.board.config.data_dir)
         left = max(0.0, until - time.monotonic())
         if self.board.state is not ServerState.PREPARING or not self.board.reason:
             self.board.turn(ServerState.IDLE, f"sleeping {-(-int(left) // 60)} min")
@@ -139,6 +145,7 @@ class Daemon:
                 cancelled=self._cancelled,
             )
             code, message = actions.exit_code(attempts), ""
+            self._chores.wanted |= any(attempt.state is JobState.SUCCEEDED for attempt in attempts)
         except StoppedError as stop:
             if request:
                 request.end(stop.exit_code, str(stop))

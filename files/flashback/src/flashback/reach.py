@@ -32,6 +32,7 @@ class Kind(str, Enum):
     AWAY = "away"
     WRONG_MACHINE = "wrong machine"
     NO_PINNED_KEY = "no pinned key"
+    SLOW_PATH = "slow path"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,16 @@ class Reach:
     kind: Kind
     address: str = ""
     reason: str = ""
+    warnings: tuple[str, ...] = ()
+    """What is wrong although the client was reached, such as a stranger at one of its addresses."""
+    rtt_ms: float = 0.0
+    """Round trip of a connection."""
 
 
 def look(job: Job, known_hosts: Path, pulse: Pulse = process.no_pulse) -> Reach:
     """Return over which address the client of a job can be trusted to answer, or why over none."""
+    if job.local:
+        return Reach(Kind.REACHABLE)
     pinned = pinned_keys(job.host, known_hosts, pulse)
     if not pinned:
         return Reach(

@@ -14,7 +14,7 @@ from pathlib import Path
 from flashback import disk, process, transfer
 from flashback.errors import FlashbackError, UsageError
 from flashback.model import Config, Job, Snapshot, snapshot_time
-from flashback.store.hardlink import HardlinkStore
+from flashback.store import open_store
 
 LONG = 7 * 86400.0
 
@@ -24,7 +24,7 @@ def listing(config: Config, target: str | None) -> list[tuple[str, Snapshot]]:
 
     The disk is read, not the configuration: a client taken out of it keeps its snapshots.
     """
-    store = HardlinkStore(config.data_dir)
+    store = open_store(config.data_dir)
     found = []
     for job in stored_jobs(config, target):
         found += [(job.name, snapshot) for snapshot in store.snapshots(job)]

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,6 @@ class Board:
         """Return when the newest snapshot of a job was taken."""
         found = self.snapshots.get(job.name)
         return found[-1].taken if found else None
-
-    def zone(self) -> tzinfo:
-        """Return the time zone of the wall clock: days and weeks begin there."""
-        zone = self.now().astimezone().tzinfo
-        return zone if zone is not None else timezone.utc
 
     def standings(self) -> list[schedule.Standing]:
         """Return all jobs with what decides about them."""

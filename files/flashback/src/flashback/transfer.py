@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashback import process
 from flashback.model import Config, Destination, Job, Progress, Pulse
 
+# Some files could not be read or written.
+PARTIAL = 23
 # Seconds without a byte from the other side after which rsync gives up.
 SILENCE = 600
 
@@ -75,6 +77,11 @@ class Transferred:
     files: int = 0
     bytes: int = 0
     bytes_transferred: int = 0
+    regular: int = 0
+    """Regular files of the tree."""
+    changed: int = 0
+    """Those that were transferred, and their full size."""
+    changed_bytes: int = 0
 
 
 def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
@@ -137,6 +144,12 @@ def command(job: Job, address: str, target: str, options: Sequence[str]) -> list
     if job.bandwidth_limit:
         argv.append(f"--bwlimit={job.bandwidth_limit}")
     argv += [f"--timeout={SILENCE}", "--no-h", "--info=progress2,stats2"]
+    if job.whole_file:
+        argv.append("--whole-file")
+    if job.exclude_larger_than:
+        argv.append(f"--max-size={job.exclude_larger_than}")
+    if job.exclude_file:
+        argv.append(f"--filter=dir-merge,- {job.exclude_file}")
     argv += [f"--exclude={pattern}" for pattern in job.excludes]
     argv += job.rsync_options
     argv += options
@@ -154,30 +167,60 @@ def fill(
     log: Callable[[str], None],
     lock: int | None = None,
 ) -> Transferred:
-    """Fill a directory from a client."""
-    cwd, (options, *_) = destination.where, destination.passes
-    argv = command(job, address, destination.target, options)
-    env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
-    log(process.shown(argv, env, str(cwd)))
-    meter = _Meter(on_progress)
-    done = process.run(
-        # Should the engine be killed, rsync is told to end as well.
-        ["setpriv", "--pdeathsig", "TERM", "--", *argv],
-        pulse=pulse,
-        timeout=job.timeout,
-        cwd=cwd,
-        env=env,
-        on_output=meter.feed,
-        pass_fds=() if lock is None else (lock,),
-    )
-    verdict = judge(done.code, done.stderr, done.timed_out)
-    return Transferred(
-        verdict,
-        done.code,
-        files=_figure(done.stdout, "Number of files"),
-        bytes=_figure(done.stdout, "Total file size"),
-        # A local rsync is both ends: what the sending half sent is what arrived.
-        bytes_transferred=_figure(done.stdout, "Total bytes sent" if job.local else "Total bytes received"),
+    """Fill a directory from a client: one run of rsync for each pass, until one is not complete."""
+    done = None
+    for options in destination.passes:
+        argv = command(job, address, destination.target, options)
+        env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
+        log(process.shown(argv, env, str(destination.where)))
+        meter = _Meter(on_progress)
+        ended = process.run(
+            # Should the engine be killed, rsync is told to end as well.
+            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+            pulse=pulse,
+            timeout=job.timeout,
+            cwd=destination.where,
+            env=env,
+            on_output=meter.feed,
+            pass_fds=() if lock is None else (lock,),
+        )
+        done = _together(done, _transferred(job, ended))
+        if not done.verdict.complete:
+            break
+    assert done is not None  # noqa: S101 - a destination has at least one pass
+    return done
+
+
+def _transferred(job: Job, ended: process.Finished) -> Transferred:
+    verdict = judge(ended.code, ended.stderr, ended.timed_out)
+    if ended.code == PARTIAL and job.accept_partial:
+        verdict = Verdict(True, verdict.note)
+    figures = {
+        name: _figure(ended.stdout, words)
+        for name, words in (
+            ("files", "Number of files"),
+            ("bytes", "Total file size"),
+            # A local rsync is both ends: what the sending half sent is what arrived.
+            ("bytes_transferred", "Total bytes sent" if job.local else "Total bytes received"),
+            ("changed", "Number of regular files transferred"),
+            ("changed_bytes", "Total transferred file size"),
+        )
+    }
+    regular = re.search(r"^Number of files: \d+ \(.*?reg: (\d+)", ended.stdout, re.MULTILINE)
+    return Transferred(verdict, ended.code, **figures, regular=int(regular[1]) if regular else 0)
+
+
+def _together(before: Transferred | None, last: Transferred) -> Transferred:
+    """Return the figures of two passes: the tree as the last one saw it, all that was transferred."""
+    if before is None:
+        return last
+    return replace(
+        last,
+        verdict=Verdict(last.verdict.complete, last.verdict.note or before.verdict.note),
+        exit=last.exit or before.exit,
+        bytes_transferred=before.bytes_transferred + last.bytes_transferred,
+        changed=before.changed + last.changed,
+        changed_bytes=before.changed_bytes + last.changed_bytes,
     )
 
 

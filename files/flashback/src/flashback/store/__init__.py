@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from flashback.disk import filesystem
 from flashback.model import Destination, Job, Pulse, Snapshot
 
 
@@ -94,3 +95,14 @@ class Store(Protocol):
 
         The one exception from the rule that nothing complete is written again. Times of directories stay.
         """
+
+
+def open_store(root: Path) -> Store:
+    """Return the storage that fits the file system below a mount point."""
+    if filesystem(root) == "btrfs":
+        from flashback.store.btrfs import BtrfsStore  # noqa: PLC0415 - only where it is needed
+
+        return BtrfsStore(root)
+    from flashback.store.hardlink import HardlinkStore  # noqa: PLC0415 - as above
+
+    return HardlinkStore(root)

@@ -1,0 +1,449 @@
+"""One job from due to committed, held back or left for later.
+
+This is where decisions (guard, retention, space) and tools (reach, transfer, store,
+history) meet for a single job.  Which jobs run, and when, is decided elsewhere.  The
+sacred rule: a snapshot is committed only after the right disk was seen once more, and
+nothing expires unless something was committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from flashback import changes, clock, disk, guard, process, reach, retention, space, transfer, wake
+from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError
+from flashback.history import History
+from flashback.model import Job, JobState, Progress, Pulse, Run, ServerState, Snapshot
+from flashback.status import Board, Running, held_back, watched
+from flashback.store import Fill, Store
+from flashback.transfer import Transferred
+
+LOG = logging.getLogger("flashback")
+# Seconds between two syncs of the disk during a transfer: what a power cut can cost.
+CHECKPOINT = 60.0
+# Probes further apart than this, plus the time between passes, leave a gap in the record of presence.
+GAP = timedelta(days=1)
+# How long a client that was woken may take to answer, in seconds, and how often it is asked.
+WAKING = 90.0
+ASKING = 5.0
+# How many past runs the guard learns from.
+LEARNED = 30
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of one job in this pass."""
+
+    job: Job
+    state: JobState
+    reason: str = ""
+    run: Run | None = None
+
+
+Observer = Callable[[Attempt], None]
+
+
+def describe(attempt: Attempt) -> str:
+    """Return one plain line on what became of a job."""
+    run = attempt.run
+    line = f"{attempt.job.name}: {attempt.state.value}"
+    if run and attempt.state is JobState.SUCCEEDED:
+        line += (
+            f" {run.snapshot}, {run.files} files, {run.bytes_transferred} bytes received in {run.duration} s"
+        )
+    return f"{line} ({attempt.reason})" if attempt.reason else line
+
+
+class Work:
+    """What all jobs of one pass share, while it holds the disk."""
+
+    def __init__(
+        self, board: Board, store: Store, lock: int, observer: Observer, checkpoint: float = CHECKPOINT
+    ) -> None:
+        self._board = board
+        self._config = board.config
+        self._store = store
+        self._lock = lock
+        self._observer = observer
+        self._checkpoint = checkpoint
+        self._history = History(board.config.data_dir)
+        self._reached: dict[str, reach.Reach] = {}
+
+    @staticmethod
+    def sweep(store: Store, job: Job, pulse: Pulse) -> None:
+        """Delete what an interrupted expiry of a job left; a failure to do so stops nothing."""
+        try:
+            store.sweep(job, pulse)
+        except StoppedError:
+            raise
+        except (FlashbackError, OSError) as error:
+            LOG.error("%s: leftovers cannot be deleted: %s", job.name, error)
+
+    def attempt(self, job: Job, pulse: Pulse) -> Attempt:
+        """Try one job; whatever goes wrong with it is its result, except that the engine has to stop."""
+        disk.require(self._config)
+        pulse()
+        started = self._board.now()
+        try:
+            address = self._reachable(job, pulse)
+            self._begin(job, started)
+            return self._finish(self._with_hooks(job, address, started, pulse))
+        except CancelledError as problem:
+            return self._finish(Attempt(job, JobState.READY, problem.what))
+        except StoppedError:
+            if job.name in self._board.running:
+                self._record(
+                    self._run(job, started, "the engine was stopped; the backup continues at the next pass")
+                )
+            raise
+        except _AwayError as problem:
+            return self._finish(Attempt(job, JobState.NOT_FOUND, problem.what))
+        except (FlashbackError, OSError) as error:
+            return self._fail(job, started, str(error))
+        except Exception as error:
+            # A bug met by one job must not keep the jobs behind it from their backup.
+            LOG.exception("%s: an error in the engine itself", job.name)
+            return self._fail(job, started, f"an error in the engine itself: {error!r}")
+        finally:
+            self._board.running.pop(job.name, None)
+
+    def _begin(self, job: Job, started: datetime) -> None:
+        self._board.running[job.name] = Running(job, started)
+        self._board.mark(job, JobState.BACKING_UP)
+        self._board.turn(ServerState.BACKING_UP, f"backing up '{job.index}'")
+        self._observer(Attempt(job, JobState.BACKING_UP))
+
+    # --- is it there ---------------------------------------------------------------------------------------
+
+    def _reachable(self, job: Job, pulse: Pulse) -> str:
+        """Return the address to use; raise _AwayError when the client or its source is not there."""
+        if job.copy_of is not None:
+            return ""
+        found = self._look(job, pulse)
+        present = found.kind in (reach.Kind.REACHABLE, reach.Kind.SLOW_PATH)
+        reason = found.reason
+        if found.kind is reach.Kind.REACHABLE and job.removable:
+            present = not transfer.source_missing(self._config, job, found.address, pulse)
+            reason = "" if present else f"{job.source} is not there (removable)"
+        if not job.local or job.removable:
+            self._history.saw(
+                watched(job),
+                present,
+                self._board.now(),
+                reason,
+                GAP + timedelta(seconds=self._config.interval),
+            )
+        wrong = found.kind in (reach.Kind.WRONG_MACHINE, reach.Kind.NO_PINNED_KEY)
+        self._board.alarms[job.name] = reason if wrong else ""
+        for warning in found.warnings:
+            LOG.warning("%s: %s", job.name, warning)
+        if found.kind is not reach.Kind.REACHABLE or not present:
+            if wrong:
+                LOG.warning("%s: %s", job.name, reason)
+            raise _AwayError(reason)
+        return found.address
+
+    def _look(self, job: Job, pulse: Pulse) -> reach.Reach:
+        """Return how the client can be reached, once per pass; one that sleeps is woken first."""
+        known = self._reached.get(job.name) or self._reached.get(job.host)
+        if known is not None and known.kind is reach.Kind.AWAY:
+            return known
+        found = reach.look(job, self._config.known_hosts, pulse)
+        if found.kind is reach.Kind.AWAY and job.mac is not None:
+            wake.wake(job.mac, pulse)
+            until = time.monotonic() + WAKING
+            while found.kind is reach.Kind.AWAY and time.monotonic() < until:
+                again = time.monotonic() + ASKING
+                while time.monotonic() < again:
+                    pulse()
+                    time.sleep(0.2)
+                found = reach.look(job, self._config.known_hosts, pulse)
+        if not job.removable and not job.local:
+            self._reached[job.host] = found
+        return found
+
+    # --- the backup ----------------------------------------------------------------------------------------
+
+    def _with_hooks(self, job: Job, address: str, started: datetime, pulse: Pulse) -> Attempt:
+        """Run the command before, the backup, and whatever came of it the command after."""
+        if not job.before and not job.after:
+            return self._back_up(job, address, started, pulse)
+        try:
+            _hook(job, job.before, pulse, when="before")
+            attempt = self._back_up(job, address, started, pulse)
+        except _AwayError:
+            raise
+        except (FlashbackError, OSError) as error:
+            if isinstance(error, StoppedError):
+                raise
+            attempt = Attempt(job, JobState.FAILED, str(error), self._run(job, started, str(error)))
+        try:
+            snapshot = attempt.run.snapshot if attempt.run else None
+            outcome = attempt.state.value
+            _hook(job, job.after, pulse, when="after", outcome=outcome, snapshot=snapshot or "")
+        except StoppedError:
+            raise
+        except FlashbackError as error:
+            reason = "; ".join(part for part in (attempt.reason, str(error)) if part)
+            run = attempt.run and replace(attempt.run, outcome=JobState.FAILED, reason=reason)
+            return Attempt(job, JobState.FAILED, reason, run)
+        return attempt
+
+    def _back_up(self, job: Job, address: str, started: datetime, pulse: Pulse) -> Attempt:
+        self._make_room(pulse)
+        if job.copy_of is not None:
+            return self._copy(job, started, pulse)
+        fill = self._store.begin(job, pulse)
+        try:
+            done = self._transfer(job, address, fill, pulse)
+        except (FlashbackError, OSError):
+            self._keep(fill)
+            raise
+        if not done.verdict.complete:
+            return self._give_up(fill, self._run(job, started, done.verdict.note, done))
+        suspicion = self._suspicion(fill, done, pulse)
+        waiting = self._store.suspects(job)
+        if suspicion and waiting:
+            reason = f"{suspicion}; {held_back(job, waiting[-1])}"
+            return self._give_up(fill, self._run(job, started, reason, done))
+        disk.require(self._config)
+        self._board.mark(job, JobState.ROTATING)
+        self._board.turn(ServerState.ROTATING, f"rotating '{job.index}'")
+        snapshot = self._store.commit(fill, self._board.now, pulse, suspect=bool(suspicion))
+        if suspicion:
+            self._look_at_snapshots(job)
+            reason = f"{suspicion}; {held_back(job, snapshot)}"
+            run = replace(self._run(job, started, reason, done, snapshot), outcome=JobState.FAILED)
+            return Attempt(job, JobState.FAILED, reason, run)
+        return self._succeed(job, started, pulse, snapshot, done)
+
+    def _copy(self, job: Job, started: datetime, pulse: Pulse) -> Attempt:
+        """Take over the newest snapshot of another label, with that snapshot's time: it is its state."""
+        original = self._store.snapshots(replace(job, label=job.copy_of or ""))[-1]
+        fill = self._store.begin_copy(job, original, pulse)
+        disk.require(self._config)
+        snapshot = self._store.commit(fill, lambda: original.taken, pulse)
+        return self._succeed(job, started, pulse, snapshot, None)
+
+    def _succeed(
+        self, job: Job, started: datetime, pulse: Pulse, snapshot: Snapshot, done: Transferred | None
+    ) -> Attempt:
+        note = done.verdict.note if done else f"taken from {job.copy_of}"
+        note = (note + self._expire(job, pulse)).strip()
+        return Attempt(job, JobState.SUCCEEDED, note, self._run(job, started, note, done, snapshot))
+
+    def _give_up(self, fill: Fill, run: Run) -> Attempt:
+        """Keep what has arrived for the next run, and report the failure."""
+        self._board.turn(ServerState.CLEANING, f"discarding '{fill.job.index}'")
+        self._keep(fill)
+        return Attempt(fill.job, JobState.FAILED, run.reason, run)
+
+    def _transfer(self, job: Job, address: str, fill: Fill, pulse: Pulse) -> Transferred:
+        due = time.monotonic() + self._checkpoint
+
+        def watch() -> None:
+            nonlocal due
+            pulse()
+            if time.monotonic() >= due:
+                self._stop_before_full(job)
+                self._store.checkpoint(fill, pulse)
+                due = time.monotonic() + self._checkpoint
+
+        def on_progress(progress: Progress) -> None:
+            running = self._board.running.get(job.name)
+            if running:
+                running.progress = progress
+
+        return transfer.fill(
+            self._config,
+            job,
+            address,
+            fill.destination,
+            pulse=watch,
+            on_progress=on_progress,
+            log=lambda line: LOG.info("%s: %s", job.name, line),
+            lock=self._lock,
+        )
+
+    def _suspicion(self, fill: Fill, done: Transferred, pulse: Pulse) -> str | None:
+        """Return why the filled tree should be held back, or None."""
+        job, newest = fill.job, fill.newest
+        if newest is None or not job.guard:
+            return None
+        history = self._history.runs(job.name, LEARNED)
+        known = next((run for run in history if run.snapshot == newest.name), None)
+        if known is None or fill.continued:
+            found, before = changes.count(newest.path, fill.tree, pulse)
+        else:
+            found = changes.from_figures(done.regular, done.bytes, done.changed, done.changed_bytes)
+            before = guard.Totals(known.regular, known.bytes)
+        return guard.judge(found, before, guard.turnover(history), job.guard_percent)
+
+    def _keep(self, fill: Fill) -> None:
+        """Make what has arrived safe for the run that continues it. Best effort: the disk may be gone."""
+        try:
+            if disk.look(self._config).present:
+                self._store.checkpoint(fill, process.no_pulse)
+        except (FlashbackError, OSError) as error:
+            LOG.warning("%s: what has arrived cannot be synced: %s", fill.job.name, error)
+
+    # --- room ----------------------------------------------------------------------------------------------
+
+    def _expire(self, job: Job, pulse: Pulse) -> str:
+        """Delete what retention lets go; return a note when that fails, for the snapshot itself is good."""
+        found = self._look_at_snapshots(job)
+        if self._board.suspects.get(job.name):
+            return ""
+        gone = retention.expired(
+            [each.taken for each in found], job.keep, marked=self._spared(job), zone=clock.zone()
+        )
+        try:
+            self._store.expire(job, gone, pulse)
+        except StoppedError:
+            # The next pass sweeps what has lost its name; the snapshot of this run counts.
+            return ""
+        except (FlashbackError, OSError) as error:
+            LOG.error("%s: %s", job.name, error)
+            return f" old snapshots could not be deleted: {error}"
+        finally:
+            self._look_at_snapshots(job)
+        return ""
+
+    def _spared(self, job: Job) -> list[datetime]:
+        """Return the snapshots that no rule may cost: those marked by a person and the last proven one."""
+        proven = self._board.care.proven.get(job.name)
+        return [*self._store.notes(job), *([proven] if proven else [])]
+
+    def _make_room(self, pulse: Pulse) -> None:
+        """Thin the oldest snapshots of all jobs until the reserve is free, down to the floor of each."""
+        config = self._config
+        self._board.shortage = ""
+        victims = None
+        while (short := self._shortage()) is not None:
+            victims = self._victims() if victims is None else victims
+            name, taken = next(victims, ("", None))
+            if taken is None:
+                self._board.shortage = space.sentence(short, config.floor)
+                if space.running_out(
+                    disk.look(config), config.reserve_percent, config.reserve_inodes_percent
+                ):
+                    raise FlashbackError(self._board.shortage)
+                return
+            victim = next(each for each in config.jobs if each.name == name)
+            LOG.warning("%s: the snapshot of %s makes room: %s", name, taken, short)
+            self._store.expire(victim, [taken], pulse)
+            self._look_at_snapshots(victim)
+
+    def _shortage(self) -> space.Shortage | None:
+        config = self._config
+        return space.shortage(disk.look(config), config.reserve_percent, config.reserve_inodes_percent)
+
+    def _victims(self) -> space.Victims:
+        jobs = [job for job in self._config.jobs if not self._board.suspects.get(job.name)]
+        return space.victims(
+            {job.name: [each.taken for each in self._store.snapshots(job)] for job in jobs},
+            {job.name: self._spared(job) for job in jobs},
+            self._config.floor,
+        )
+
+    def _stop_before_full(self, job: Job) -> None:
+        """End a transfer that would fill the disk to its last byte; what has arrived is kept."""
+        config = self._config
+        if space.running_out(disk.look(config), config.reserve_percent, config.reserve_inodes_percent):
+            raise FlashbackError(
+                f"The backup disk is nearly full, {job.name} was stopped before it was",
+                "Older snapshots make room at the next pass as far as they may; or use a larger disk",
+            )
+
+    def _look_at_snapshots(self, job: Job) -> Sequence[Snapshot]:
+        found = self._store.snapshots(job)
+        self._board.snapshots[job.name] = found
+        self._board.suspects[job.name] = self._store.suspects(job)
+        return found
+
+    # --- the record ----------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        job: Job,
+        started: datetime,
+        reason: str,
+        done: Transferred | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Run:
+        run = Run(
+            job=job.name,
+            started_at=started,
+            finished_at=self._board.now(),
+            outcome=JobState.SUCCEEDED if snapshot else JobState.FAILED,
+            reason=reason,
+            snapshot=snapshot.name if snapshot else None,
+        )
+        if done is None:
+            return run
+        return replace(
+            run,
+            exit=done.exit,
+            files=done.files,
+            bytes=done.bytes,
+            bytes_transferred=done.bytes_transferred,
+            regular=done.regular,
+            changed=done.changed,
+            changed_bytes=done.changed_bytes,
+        )
+
+    def _fail(self, job: Job, started: datetime, reason: str) -> Attempt:
+        return self._finish(Attempt(job, JobState.FAILED, reason, self._run(job, started, reason)))
+
+    def _finish(self, attempt: Attempt) -> Attempt:
+        """Record, log, publish and pass on what became of a job."""
+        self._board.running.pop(attempt.job.name, None)
+        self._board.mark(attempt.job, attempt.state, attempt.reason)
+        if attempt.run is not None:
+            self._record(attempt.run)
+        LOG.log(logging.ERROR if attempt.state is JobState.FAILED else logging.INFO, "%s", describe(attempt))
+        self._board.disk = disk.look(self._config)
+        words = "was not found" if attempt.state is JobState.NOT_FOUND else attempt.state.value.lower()
+        busy = bool(self._board.running)
+        self._board.turn(
+            ServerState.BACKING_UP if busy else ServerState.PREPARING, f"'{attempt.job.index}' {words}"
+        )
+        self._observer(attempt)
+        return attempt
+
+    def _record(self, run: Run) -> None:
+        self._board.last_runs[run.job] = run
+        if disk.look(self._config).present:
+            self._history.add(run)
+
+
+class _AwayError(NotNowError):
+    """The client, or its source, is not there: nothing is wrong."""
+
+
+def _hook(
+    job: Job, command: Sequence[str], pulse: Pulse, *, when: str, outcome: str = "", snapshot: str = ""
+) -> None:
+    """Run a command of the configuration; exit 0 is good, 75 means not now, all others mean failure."""
+    if not command:
+        return
+    env = {
+        "FLASHBACK_JOB": job.name,
+        "FLASHBACK_HOST": job.host,
+        "FLASHBACK_WHEN": when,
+        "FLASHBACK_OUTCOME": outcome,
+        "FLASHBACK_SNAPSHOT": snapshot,
+    }
+    done = process.run(command, pulse=pulse, timeout=job.timeout, cwd="/", env=env)
+    if done.code == 0:
+        return
+    said = "; ".join(line.strip() for line in done.stderr.splitlines()[-3:] if line.strip())
+    ended = "took too long" if done.timed_out else f"ended with status {done.code}"
+    what = f"The command {when} {job.name}, {command[0]}, {ended}" + (f": {said}" if said else "")
+    if done.code == NotNowError.exit_code and when == "before":
+        raise _AwayError(what)
+    raise FlashbackError(what)

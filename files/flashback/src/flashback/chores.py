@@ -1,0 +1,141 @@
+"""What is done between the backups: checksums for new snapshots, the night's verification, restore drills.
+
+It runs in a process of its own at idle priority, which the daemon starts and watches
+(`Chores`), so that no backup waits for it and the daemon stays small.  The sacred rule: a
+chore that fails or is interrupted costs nothing; it is due again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from flashback import process
+from flashback.disk import META
+from flashback.errors import BusyError, FlashbackError, StoppedError
+from flashback.model import Config, Pulse
+
+LOG = logging.getLogger("flashback.chores")
+# Sealing or reading a large disk takes days at most.
+LONG = 7 * 86400.0
+
+
+def night_has_come(config: Config, last: datetime | None, local: datetime) -> bool:
+    """Return whether this day's slice of verification is still to do; `local` is now on the wall clock."""
+    if local.hour * 60 + local.minute < config.verify_at:
+        return False
+    return last is None or last.astimezone(local.tzinfo).date() < local.date()
+
+
+def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> None:
+    """Do everything that is due, one thing after the other."""
+    from flashback import care, disk, drill, manifest, verify  # noqa: PLC0415 - the daemon imports this too
+
+    with _only_one(config):
+        disk.require(config)
+        for job, snapshot in manifest.missing(config, config.jobs):
+            _try(f"sealing {job.name} {snapshot.name}", lambda: manifest.seal(config, job, snapshot, pulse))  # noqa: B023 - called at once
+        _try("sweeping manifests", lambda: manifest.sweep(config))
+        local = now().astimezone()
+        if night_has_come(config, verify.verified_at(config), local):
+            _try("verifying", lambda: verify.run(config, pulse=pulse))
+        for host in drill.due(config, now()):
+            _try(f"the restore drill of {host}", lambda: drill.run(config, host, pulse=pulse))  # noqa: B023 - as above
+        care.gather(config, now())
+
+
+def _try(what: str, chore: Callable[[], object]) -> None:
+    try:
+        LOG.info("%s: %s", what, chore())
+    except StoppedError:
+        raise
+    except (FlashbackError, OSError) as error:
+        LOG.warning("%s: %s", what, error)
+
+
+@contextlib.contextmanager
+def _only_one(config: Config) -> Iterator[None]:
+    descriptor = os.open(config.data_dir / META / "chores.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError("The chores are at work already") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Chores:
+    """The daemon's side: starts the process when something may be due, and ends it with the daemon."""
+
+    def __init__(self) -> None:
+        self.wanted = True
+        """Whether something new is there to be looked after."""
+        self._day: object = None
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def tend(self, config: Config, local: datetime) -> None:
+        """Start the chores when a snapshot is new or a new night has come, unless they are at work."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        night = (local - timedelta(minutes=config.verify_at)).date()
+        if self.wanted or night != self._day:
+            self.wanted, self._day = False, night
+            self._thread = threading.Thread(target=self._work, args=(config.path,), name="chores")
+            self._thread.start()
+
+    def end(self) -> None:
+        """End the chores and wait for them."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self, path: Path) -> None:
+        def pulse() -> None:
+            if self._stop.is_set():
+                raise StoppedError
+
+        argv = ["nice", "-n", "19", "ionice", "-c", "3", sys.executable, "-m", "flashback.chores", str(path)]
+        try:
+            done = process.run(argv, pulse=pulse, timeout=LONG)
+            for line in done.stderr.splitlines():
+                LOG.info("%s", line)
+        except StoppedError:
+            return
+        except FlashbackError as error:
+            LOG.warning("%s", error)
+
+
+def main(path: Path) -> int:
+    """Do the chores of the configuration in that file."""
+    from flashback import clock, config  # noqa: PLC0415 - only this process needs them
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: stopping.append(received))
+
+    def pulse() -> None:
+        if stopping:
+            raise StoppedError
+
+    run(config.load(path), pulse, clock.now)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except FlashbackError as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(problem.exit_code)

@@ -1,0 +1,80 @@
+"""Decide whether a new snapshot is suspicious: its source was emptied, encrypted or replaced.
+
+Arithmetic on figures.  A file of the newest snapshot is lost or altered when the new tree
+has no file of the same path and content.  A snapshot is suspicious when the source has no
+file any more, or when more than `percent` of the files, or of the bytes, were lost or
+altered, unless the job's history shows such turnover as its habit: the share must also
+exceed twice the third largest of the last runs.  Trees of a few files turn over completely
+when somebody tidies up; below SMALL files only an emptied source counts.
+
+The sacred rule: an emptied source is always held back.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flashback.model import Changes, Run
+
+# Fewer files than this in the newest snapshot say nothing by their share.
+SMALL = 20
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Regular files of the newest snapshot, and their bytes."""
+
+    files: int
+    bytes: int
+
+
+def judge(changes: Changes, before: Totals, usual: Sequence[float], percent: int) -> str | None:
+    """Return why a new snapshot should be held back, in one sentence, or None when it looks well.
+
+    `usual` has the share of lost or altered files of earlier runs, from 0 to 1.
+    """
+    if before.files == 0:
+        return None
+    if changes.files == 0:
+        return (
+            f"the source holds no file any more, the newest snapshot has {before.files}; "
+            "is its disk mounted on the client?"
+        )
+    if before.files < SMALL:
+        return None
+    gone = share(before.files - changes.kept, before.files)
+    gone_bytes = share(before.bytes - changes.kept_bytes, before.bytes)
+    limit = max(percent / 100, 2 * habit(usual))
+    if gone > limit:
+        return (
+            f"{before.files - changes.kept} of the {before.files} files of the newest snapshot ({gone:.0%}) "
+            f"were lost or altered, at most {limit:.0%} are usual"
+        )
+    if gone_bytes > limit and gone > limit / 4:
+        return (
+            f"{gone_bytes:.0%} of the bytes of the newest snapshot were lost or altered, "
+            f"at most {limit:.0%} are usual"
+        )
+    return None
+
+
+def habit(usual: Sequence[float]) -> float:
+    """Return the share that a job loses or alters regularly: the third largest, for two may be accidents."""
+    return sorted(usual, reverse=True)[2] if len(usual) > 2 else 0.0
+
+
+def turnover(runs: Sequence[Run]) -> list[float]:
+    """Return the shares of files lost or altered in a job's good runs, given newest first."""
+    good = [run for run in runs if run.snapshot and not run.snapshot.startswith("suspect-")]
+    return [
+        share(before.regular - (run.regular - run.changed), before.regular)
+        for run, before in itertools.pairwise(good)
+        if before.regular >= SMALL
+    ]
+
+
+def share(part: int, whole: int) -> float:
+    """Return a share from 0 to 1."""
+    return min(1.0, max(0, part) / whole) if whole else 0.0

@@ -1,0 +1,187 @@
+"""Snapshots as btrfs subvolumes: each begins as a snapshot of the newest, and rsync changes what differs.
+
+A snapshot of a subvolume shares everything with it and yet is a tree of its own: changing
+an inode in one never shows in the other.  So a fill may go on where an interrupted one
+ended, and large files are changed in place, which keeps their unchanged blocks shared.
+
+Two runs of rsync fill a snapshot.  The first changes large files in place, but only those
+with a single name: a file whose two names the client has parted would be overwritten by
+both in turn.  The second, without writing in place, brings all the rest and deletes.
+
+The sacred rule: a complete snapshot is read-only; nothing is filled but `incoming`.
+
+Whoever deletes a subvolume must be root, unless the file system is mounted with
+user_subvol_rm_allowed.  Without it the tree is emptied, which takes longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flashback import process
+from flashback.errors import FlashbackError
+from flashback.model import Destination, Job, Pulse, Snapshot
+from flashback.store import Fill
+from flashback.store.trees import (
+    INCOMING,
+    LONG,
+    Trees,
+    drop_unsynced,
+    remove_trees,
+    sync_directory,
+    synced_before,
+    walk,
+)
+
+# Below this size writing a file anew costs less than finding out what changed in it, in bytes.
+LARGE = 16 << 20
+# List of the large files that must not be changed in place; beside `incoming`, so that any name can be in it.
+SEVERAL_NAMES = "incoming.several-names"
+# Number of the inode at the top of every subvolume.
+TOP_INODE = 256
+
+
+class BtrfsStore(Trees):
+    """Subvolumes that share blocks."""
+
+    kind = "btrfs"
+
+    def begin(self, job: Job, pulse: Pulse) -> Fill:
+        """Return a writable snapshot of the newest, or what an interrupted fill left of one."""
+        where = self._make_label(job)
+        snapshots = self.snapshots(job)
+        newest = snapshots[-1] if snapshots else None
+        continued = (where / INCOMING).is_dir()
+        if continued:
+            # An interrupted commit may have made it read-only already.
+            _read_only(where / INCOMING, False)
+            drop_unsynced(where / INCOMING, synced_before(where), pulse)
+        else:
+            self._make_incoming(where, newest, pulse)
+        _list_several_names(where, pulse)
+        passes: tuple[tuple[str, ...], ...] = (("--delete", "--delete-excluded"),)
+        if newest is not None:
+            in_place = (
+                "--existing",
+                "--inplace",
+                "--no-whole-file",
+                f"--min-size={LARGE}",
+                "--no-hard-links",
+            )
+            # No folder is touched for now, and nothing is deleted: the second run does that.
+            in_place += ("--omit-dir-times", f"--exclude-from={SEVERAL_NAMES}", "--from0")
+            passes = (in_place, *passes)
+        fill = Fill(job, Destination(where, INCOMING, passes), newest, continued)
+        self.checkpoint(fill, pulse)
+        return fill
+
+    def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
+        """Return a fill that is a snapshot of `original`."""
+        where = self._make_label(job)
+        if (where / INCOMING).is_dir():
+            self._remove(where, [INCOMING], pulse)
+        snapshots = self.snapshots(job)
+        self._make_incoming(where, original, pulse)
+        return Fill(job, Destination(where, INCOMING, ()), snapshots[-1] if snapshots else None)
+
+    def _make_incoming(self, where: Path, base: Snapshot | None, pulse: Pulse) -> None:
+        if base is not None and _is_subvolume(base.path):
+            _btrfs(["subvolume", "snapshot", str(base.path), INCOMING], where, pulse)
+            return
+        # Filled under another name: `incoming` is only ever a tree that may be continued.
+        fresh = f"{INCOMING}.new"
+        if (where / fresh).is_dir():
+            self._remove(where, [fresh], pulse)
+        _btrfs(["subvolume", "create", fresh], where, pulse)
+        if base is not None:
+            argv = ["cp", "-a", "--reflink=auto", "--no-target-directory", "--", str(base.path), fresh]
+            done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+            if done.code != 0:
+                raise FlashbackError(f"{base.path} cannot be copied: {' '.join(done.stderr.split())[-300:]}")
+        (where / fresh).rename(where / INCOMING)
+        sync_directory(where)
+
+    def _seal(self, tree: Path) -> None:
+        _read_only(tree, True)
+
+    def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
+        pulse()
+        (fill.destination.where / SEVERAL_NAMES).unlink(missing_ok=True)
+
+    def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
+        for name in gone:
+            tree = where / name
+            if _is_subvolume(tree):
+                argv = ["nice", "-n", "19", "ionice", "-c", "3", "btrfs", "subvolume", "delete", name]
+                if process.run(argv, cwd=where, pulse=pulse, timeout=LONG).code == 0:
+                    continue
+                # Not allowed: an emptied subvolume may be removed like any directory.
+                _read_only(tree, False)
+            remove_trees(where, [name], pulse)
+
+    @contextlib.contextmanager
+    def _opened(self, snapshot: Snapshot) -> Iterator[None]:
+        was_read_only = _is_subvolume(snapshot.path) and not os.access(snapshot.path, os.W_OK)
+        if was_read_only:
+            _read_only(snapshot.path, False)
+        try:
+            yield
+        finally:
+            if was_read_only:
+                _read_only(snapshot.path, True)
+
+    def _bring(self, healed: Path, fresh: Path) -> None:
+        argv = ["cp", "-a", "--reflink=auto", "--no-target-directory", "--", str(healed), str(fresh)]
+        done = process.run(argv, timeout=LONG)
+        if done.code != 0:
+            raise FlashbackError(f"{healed} cannot be copied: {' '.join(done.stderr.split())[-300:]}")
+
+
+def _btrfs(words: list[str], where: Path, pulse: Pulse) -> None:
+    done = process.run(["btrfs", *words], cwd=where, pulse=pulse, timeout=LONG)
+    if done.code != 0:
+        raise FlashbackError(
+            f"`btrfs {' '.join(words[:2])}` failed in {where}: {' '.join(done.stderr.split())[-300:]}",
+            "Is btrfs-progs installed, and may the engine make subvolumes there?",
+        )
+
+
+def _is_subvolume(tree: Path) -> bool:
+    try:
+        return tree.lstat().st_ino == TOP_INODE
+    except FileNotFoundError:
+        return False
+
+
+def _read_only(tree: Path, wanted: bool) -> None:
+    word = "true" if wanted else "false"
+    done = process.run(["btrfs", "property", "set", "-ts", str(tree), "ro", word], timeout=LONG)
+    if done.code != 0 and wanted:
+        raise FlashbackError(f"{tree} cannot be made read-only: {' '.join(done.stderr.split())[-300:]}")
+
+
+def _list_several_names(where: Path, pulse: Pulse) -> None:
+    """Write down, as exact patterns, the large files of `incoming` that have more than one name."""
+    found = []
+    for count, entry in enumerate(walk(where / INCOMING)):
+        if count % 500 == 0:
+            pulse()
+        if entry.is_file(follow_symlinks=False):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_nlink > 1 and status.st_size >= LARGE and stat.S_ISREG(status.st_mode):
+                path = os.fsencode(os.path.relpath(entry.path, where / INCOMING))
+                found.append(b"/" + _escaped(path))
+    (where / SEVERAL_NAMES).write_bytes(b"\0".join(found))
+
+
+def _escaped(path: bytes) -> bytes:
+    """Return a path in which rsync finds no wildcard; a backslash escapes only where there is a wildcard."""
+    if not any(sign in path for sign in (b"*", b"?", b"[")):
+        return path
+    for sign in (b"\\", b"*", b"?", b"["):
+        path = path.replace(sign, b"\\" + sign)
+    return path

@@ -1,0 +1,302 @@
+"""What both kinds of storage share: the names in a label's directory, syncing, removing, keep marks.
+
+    HOST/VOLUME/LABEL/2026-11-23T030000Z/          complete
+    HOST/VOLUME/LABEL/suspect-2026-11-23T030000Z/  held back by the guard
+    HOST/VOLUME/LABEL/incoming/                    being filled
+    HOST/VOLUME/LABEL/incoming.synced              what arrived before this moment is safely on the disk
+    HOST/VOLUME/LABEL/expired-.../                 being deleted
+    HOST/VOLUME/LABEL/kept.json                    snapshots that a person marked, with their notes
+
+The sacred rule: a name is given or taken by one rename, and the directory is synced after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from flashback import process
+from flashback.errors import FlashbackError, UsageError
+from flashback.model import SUSPECT, Job, Pulse, Snapshot, snapshot_name, snapshot_time
+from flashback.store import Fill
+
+INCOMING = "incoming"
+SYNCED = "incoming.synced"
+EXPIRED = "expired-"
+KEPT = "kept.json"
+# Deleting or syncing a large tree on a USB 2 disk takes hours, in seconds.
+LONG = 86400.0
+# The clock may have been corrected while rsync ran; a little is waited for, in seconds.
+CLOCK_PATIENCE = 5
+
+
+class Trees:
+    """A store below one mounted directory; how trees are made and deleted is left to its kinds."""
+
+    kind = ""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def snapshots(self, job: Job) -> list[Snapshot]:
+        """Return the complete snapshots of a job, oldest first, without the suspect ones."""
+        return self._found(job, "")
+
+    def suspects(self, job: Job) -> list[Snapshot]:
+        """Return what the guard held back, oldest first."""
+        return self._found(job, SUSPECT)
+
+    def checkpoint(self, fill: Fill, pulse: Pulse) -> None:
+        """Sync the file system, then record the moment at which the syncing began.
+
+        The moment is the ctime of a file made on that very file system: it comes from the
+        same clock, with the same granularity, as the ctimes that it will be compared with.
+        """
+        where = fill.destination.where
+        fresh = where / f"{SYNCED}.new"
+        fresh.write_text("", encoding="ascii")
+        started = fresh.stat().st_ctime_ns
+        sync(where, pulse)
+        write_safely(where / SYNCED, f"{started}\n")
+
+    def commit(
+        self, fill: Fill, now: Callable[[], datetime], pulse: Pulse, *, suspect: bool = False
+    ) -> Snapshot:
+        """Sync, give the tree its name, sync the directory, delete what interrupted runs left."""
+        where = fill.destination.where
+        sync(where, pulse)
+        taken = self._free_moment(fill, now, pulse)
+        snapshot = Snapshot(taken, where / ((SUSPECT if suspect else "") + snapshot_name(taken)), suspect)
+        self._seal(fill.tree)
+        fill.tree.rename(snapshot.path)
+        sync_directory(where)
+        (where / SYNCED).unlink(missing_ok=True)
+        self._after_commit(fill, pulse)
+        return snapshot
+
+    def accept(self, job: Job, suspect: Snapshot, pulse: Pulse) -> Snapshot:
+        """Make a suspect snapshot a complete one: it takes its place by its own time."""
+        pulse()
+        return self._renamed(job, suspect, suspect.taken)
+
+    def reject(self, job: Job, suspect: Snapshot, pulse: Pulse) -> None:
+        """Delete a suspect snapshot at idle priority; first it loses its name."""
+        where = self._label(job)
+        (where / suspect.name).rename(where / f"{EXPIRED}{suspect.name}")
+        sync_directory(where)
+        self.sweep(job, pulse)
+
+    def rename(self, job: Job, snapshot: Snapshot, taken: datetime) -> Snapshot:
+        """Give a complete snapshot whose name bears a wrong time another one."""
+        return self._renamed(job, snapshot, taken)
+
+    def expire(self, job: Job, taken: Sequence[datetime], pulse: Pulse) -> None:
+        """Take the names off those snapshots, then delete them at idle priority."""
+        where = self._label(job)
+        for moment in taken:
+            name = snapshot_name(moment)
+            (where / name).rename(where / f"{EXPIRED}{name}")
+        if taken:
+            sync_directory(where)
+            self.sweep(job, pulse)
+
+    def sweep(self, job: Job, pulse: Pulse) -> None:
+        """Delete what has lost its name, now or in a run that was interrupted."""
+        where = self._label(job)
+        self._remove(where, [name for name in names(where) if name.startswith(EXPIRED)], pulse)
+
+    def notes(self, job: Job) -> dict[datetime, str]:
+        """Return the keep marks of a job: the note of each snapshot that must never expire."""
+        try:
+            found = json.loads((self._label(job) / KEPT).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise FlashbackError(
+                f"The keep marks in {self._label(job) / KEPT} cannot be read: {error}",
+                "Mend or remove that file; until then nothing of this job expires",
+            ) from None
+        marks = {snapshot_time(str(name)): str(text) for name, text in found.items()}
+        return {taken: text for taken, text in marks.items() if taken is not None}
+
+    def note(self, job: Job, taken: datetime, text: str | None) -> None:
+        """Set the keep mark of a snapshot, or with None take it away; it survives a power cut."""
+        if text is not None and taken not in {each.taken for each in self.snapshots(job)}:
+            raise UsageError(f"{job.name} has no snapshot {snapshot_name(taken)}")
+        marks = {**self.notes(job), taken: text}
+        kept = {snapshot_name(each): words for each, words in marks.items() if words is not None}
+        write_safely(self._label(job) / KEPT, json.dumps(kept, indent=1) + "\n")
+
+    def mend(self, snapshot: Snapshot, path: bytes, healed: Path | None) -> None:
+        """Replace a damaged file by `healed`, a file on the same disk, or with None take its name away."""
+        target = snapshot.path / os.fsdecode(path)
+        times = target.parent.stat()
+        with self._opened(snapshot):
+            self._replace(target, healed)
+            os.utime(target.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    # --- what the kinds do differently ---------------------------------------------------------------------
+
+    def _seal(self, tree: Path) -> None:
+        """Make a filled tree read-only where that is possible."""
+
+    def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
+        """Tidy up once the snapshot has its name."""
+
+    def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
+        remove_trees(where, gone, pulse)
+
+    def _opened(self, snapshot: Snapshot) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002 - btrfs uses it
+        """Return a context in which the snapshot may be written to."""
+        return contextlib.nullcontext()
+
+    def _bring(self, healed: Path, fresh: Path) -> None:
+        """Make the healed file appear under another name on the same disk."""
+        fresh.hardlink_to(healed)
+
+    def _replace(self, target: Path, healed: Path | None) -> None:
+        if healed is None:
+            target.unlink()
+            return
+        # A name of its own beside the target, then one rename: there is no moment without a file.
+        fresh = target.parent / ".mending"
+        fresh.unlink(missing_ok=True)
+        self._bring(healed, fresh)
+        fresh.replace(target)
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def _label(self, job: Job) -> Path:
+        return self._root / job.host / job.volume / job.label
+
+    def _make_label(self, job: Job) -> Path:
+        """Return the job's directory, made if needed, but never the mount point above it."""
+        at = self._root
+        for name in (job.host, job.volume, job.label):
+            below = at / name
+            if not below.is_dir():
+                below.mkdir(mode=0o700)
+                sync_directory(at)
+            at = below
+        return at
+
+    def _found(self, job: Job, prefix: str) -> list[Snapshot]:
+        found = []
+        for name in names(self._label(job)):
+            taken = snapshot_time(name.removeprefix(prefix)) if name.startswith(prefix) else None
+            path = self._label(job) / name
+            if taken is not None and path.is_dir() and not path.is_symlink():
+                found.append(Snapshot(taken, path, bool(prefix)))
+        return sorted(found)
+
+    def _renamed(self, job: Job, snapshot: Snapshot, taken: datetime) -> Snapshot:
+        path = self._label(job) / snapshot_name(taken)
+        if os.path.lexists(path):
+            raise FlashbackError(f"{path} is there already", "Nothing was renamed")
+        # Its own directory may be read-only (btrfs), but a name belongs to the directory above.
+        snapshot.path.rename(path)
+        sync_directory(path.parent)
+        return Snapshot(taken, path)
+
+    def _free_moment(self, fill: Fill, now: Callable[[], datetime], pulse: Pulse) -> datetime:
+        """Return a moment later than every snapshot's; two completions in one second wait for the next."""
+        until = time.monotonic() + CLOCK_PATIENCE
+        where = fill.destination.where
+        while True:
+            moment = now().astimezone(timezone.utc).replace(microsecond=0)
+            name = snapshot_name(moment)
+            late_enough = fill.newest is None or moment > fill.newest.taken
+            if late_enough and not any(os.path.lexists(where / each) for each in (name, SUSPECT + name)):
+                return moment
+            if time.monotonic() > until:
+                raise FlashbackError(
+                    f"The clock went back while {fill.job.name} was filled: it says {name}",
+                    "The tree is kept and continued once the clock is right",
+                )
+            pulse()
+            time.sleep(0.1)
+
+
+def names(where: Path) -> list[str]:
+    """Return the sorted names in a directory; none when it is not there."""
+    try:
+        return sorted(os.listdir(where))  # noqa: PTH208 - names are what is wanted
+    except FileNotFoundError:
+        return []
+
+
+def walk(top: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield every entry below a directory, parents first, following no link."""
+    pending = [str(top)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                yield entry
+
+
+def synced_before(where: Path) -> int:
+    """Return the ctime in ns before which everything is on the disk; 0 when nothing is known."""
+    try:
+        return int((where / SYNCED).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def drop_unsynced(tree: Path, checkpoint: int, pulse: Pulse) -> None:
+    """Remove every file that was finished, linked or changed since the checkpoint.
+
+    After a power cut such a file can have its name, size and time, but not its content;
+    rsync would take it for good.  Removing the name leaves the inode to the snapshots that
+    hold it.
+    """
+    for count, entry in enumerate(walk(tree)):
+        if count % 500 == 0:
+            pulse()
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) and status.st_ctime_ns >= checkpoint:
+            Path(entry.path).unlink()
+
+
+def sync(where: Path, pulse: Pulse) -> None:
+    """Bring all of the file system to the disk."""
+    done = process.run(["sync", "-f", "."], cwd=where, pulse=pulse, timeout=LONG)
+    if done.code != 0:
+        raise FlashbackError(f"The backup disk cannot be synced: {' '.join(done.stderr.split())}")
+
+
+def sync_directory(where: Path) -> None:
+    """Bring the names of one directory to the disk."""
+    descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_safely(path: Path, text: str) -> None:
+    """Replace a small file so that a power cut leaves the old or the new one."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
+def remove_trees(where: Path, gone: Sequence[str], pulse: Pulse) -> None:
+    """Delete trees at idle priority; what cannot be deleted now is found again by the next sweep."""
+    if not gone:
+        return
+    argv = ["nice", "-n", "19", "ionice", "-c", "3", "rm", "-rf", "--one-file-system", "--", *gone]
+    done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+    if done.code != 0:
+        raise FlashbackError(f"{gone[0]} cannot be deleted: {' '.join(done.stderr.split())}")
