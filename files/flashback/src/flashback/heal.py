@@ -174,7 +174,7 @@ class _Healing:
     def _examine(self, trees: Trees, case: _Case) -> None:
         """Look once more at every place of a damage, reading each inode once."""
         damage = case.damage
-        seen: dict[int, bool] = {}
+        seen: dict[tuple[int, int], bool] = {}
         for place in damage.places:
             at = (place.label, place.snapshot)
             if at not in trees.snapshots:
@@ -188,9 +188,11 @@ class _Healing:
                 if judge(entry, status) is not None:
                     case.bad.append(place)
                     continue
-                if status.st_ino not in seen:
-                    seen[status.st_ino] = self._is_good(top, place.path, damage.digest)
-                (case.good if seen[status.st_ino] else case.bad).append(place)
+                # Subvolumes have the same inode number for what they share, and for what they no longer do.
+                key = (status.st_dev, status.st_ino)
+                if key not in seen:
+                    seen[key] = self._is_good(top, place.path, damage.digest)
+                (case.good if seen[key] else case.bad).append(place)
             except (FileNotFoundError, NotADirectoryError):
                 case.gone.append(place)
             except OSError as error:
@@ -361,7 +363,7 @@ class _Healing:
 
     def _replace(self, volume: Volume, trees: Trees, case: _Case) -> None:
         """Change every place; also the trees without a manifest that share the bad inode."""
-        inodes = {os.lstat(_path(trees, place)).st_ino for place in case.bad}
+        inodes = {_identity(os.lstat(_path(trees, place))) for place in case.bad}
         for place in [*case.bad, *(case.gone if case.healed else [])]:
             self._pulse()
             _, snapshot = trees.snapshots[(place.label, place.snapshot)]
@@ -377,7 +379,7 @@ class _Healing:
                 os.unlink(os.fsencode(tree) + b"/" + path)  # noqa: PTH108 - names are bytes
 
     def _others(
-        self, volume: Volume, trees: Trees, names: set[bytes], inodes: set[int]
+        self, volume: Volume, trees: Trees, names: set[bytes], inodes: set[tuple[int, int, int]]
     ) -> Iterator[tuple[Path, bytes]]:
         """Yield (tree, path) of bad inodes in trees without a manifest: suspect, unfinished, new."""
         for job in volume.jobs:
@@ -393,7 +395,7 @@ class _Healing:
                             status = os.stat(path, dir_fd=top, follow_symlinks=False)
                         except (FileNotFoundError, NotADirectoryError):
                             continue
-                        if stat.S_ISREG(status.st_mode) and status.st_ino in inodes:
+                        if stat.S_ISREG(status.st_mode) and _identity(status) in inodes:
                             yield tree, path
                 finally:
                     os.close(top)
@@ -446,6 +448,11 @@ def _scratch(config: Config) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what tells a file's version on every kind of storage: subvolumes reuse inode numbers."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _path(trees: Trees, place: Place) -> bytes:
