@@ -5,7 +5,8 @@ interrupted fill they do not, for what arrived earlier is not transferred again;
 trees are walked side by side.  A file is the same when path, size and time are, as rsync
 has it; another mode or owner alters no content.
 
-The walk runs in a process of its own at idle priority; it holds one folder in memory.
+The walk runs in a process of its own at idle priority; it holds the names of
+folders still to visit in memory, never a list of files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from flashback import process
@@ -58,33 +60,43 @@ def walk(old: Path, new: Path) -> tuple[Changes, Totals]:
     pending = [b""]
     while pending:
         folder = pending.pop()
-        before, after = _entries(old, folder), _entries(new, folder)
-        for name, entry in before.items():
+        for name, entry in _entries(old, folder):
             if stat.S_ISREG(entry.st_mode):
                 before_files += 1
                 before_bytes += entry.st_size
             elif stat.S_ISDIR(entry.st_mode):
                 pending.append(folder + b"/" + name)
-        for name, entry in after.items():
-            if stat.S_ISDIR(entry.st_mode) and not (name in before and stat.S_ISDIR(before[name].st_mode)):
-                pending.append(folder + b"/" + name)
-            if not stat.S_ISREG(entry.st_mode):
+        for name, entry in _entries(new, folder):
+            if not stat.S_ISREG(entry.st_mode) and not stat.S_ISDIR(entry.st_mode):
+                continue
+            before = _status(old, folder + b"/" + name)
+            if stat.S_ISDIR(entry.st_mode):
+                if before is None or not stat.S_ISDIR(before.st_mode):
+                    pending.append(folder + b"/" + name)
                 continue
             files += 1
             size += entry.st_size
-            if name in before and _same(before[name], entry):
+            if before is not None and _same(before, entry):
                 kept += 1
                 kept_bytes += entry.st_size
     return Changes(files, size, kept, kept_bytes), Totals(before_files, before_bytes)
 
 
-def _entries(top: Path, folder: bytes) -> dict[bytes, os.stat_result]:
-    """Return what a folder holds, nothing when it is not there or no folder."""
+def _entries(top: Path, folder: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield what a folder holds, one at a time; nothing when it is not there or no folder."""
     try:
         with os.scandir(os.fsencode(top) + folder) as entries:
-            return {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+            for entry in entries:
+                yield entry.name, entry.stat(follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return
+
+
+def _status(top: Path, path: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(os.fsencode(top) + path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -13,10 +13,10 @@ The sacred rule: an emptied source is always held back.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from flashback.model import Changes, Run
+from flashback.model import SUSPECT, Changes, Run
 
 # Fewer files than this in the newest snapshot say nothing by their share.
 SMALL = 20
@@ -65,9 +65,17 @@ def habit(usual: Sequence[float]) -> float:
     return sorted(usual, reverse=True)[2] if len(usual) > 2 else 0.0
 
 
-def turnover(runs: Sequence[Run]) -> list[float]:
-    """Return the shares of files lost or altered in a job's good runs, given newest first."""
-    good = [run for run in runs if run.snapshot and not run.snapshot.startswith("suspect-")]
+def turnover(runs: Sequence[Run], complete: Collection[str] = ()) -> list[float]:
+    """Return the shares of files lost or altered in a job's good runs, given newest first.
+
+    `complete` has the names of the job's snapshots: what was held back and then accepted is
+    among them, and counts as a habit; what is still held back, or was rejected, does not.
+    """
+    good = [
+        run
+        for run in runs
+        if run.snapshot and (not run.snapshot.startswith(SUSPECT) or run.snapshot[len(SUSPECT) :] in complete)
+    ]
     return [
         share(before.regular - (run.regular - run.changed), before.regular)
         for run, before in itertools.pairwise(good)

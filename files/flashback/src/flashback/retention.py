@@ -17,7 +17,7 @@ from datetime import datetime, timezone, tzinfo
 from flashback.model import Keep
 
 PERIODS: dict[str, tuple[str, Callable[[datetime], tuple[int, ...]]]] = {
-    "hourly": ("hour", lambda at: (*at.timetuple()[:4],)),
+    "hourly": ("hour", lambda at: (*at.timetuple()[:4], at.fold)),
     "daily": ("day", lambda at: (at.year, at.month, at.day)),
     "weekly": ("week", lambda at: tuple(at.isocalendar())[:2]),
     "monthly": ("month", lambda at: (at.year, at.month)),

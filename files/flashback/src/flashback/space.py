@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from flashback.disk import Disk
+if TYPE_CHECKING:
+    from flashback.disk import Disk
 
 # A transfer ends when less than this share of the reserve is left.
 LAST_PART = 0.25
