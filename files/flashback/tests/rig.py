@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Where xfs keeps access control lists; root sees them twice.
+XFS_LISTS = ("trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT")
 CLI = [sys.executable, "-m", "flashback"]
 
 
@@ -123,6 +125,7 @@ def tree(top: Path) -> list[Any]:
         attributes = {
             key: os.getxattr(path, key, follow_symlinks=False)
             for key in os.listxattr(path, follow_symlinks=False)
+            if key not in XFS_LISTS
         }
         size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         numbers = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev, status.st_mtime_ns, size)

@@ -30,7 +30,7 @@ def test_what_is_short(free: int, inodes: int, inodes_free: int, kind: str | Non
 
 @pytest.mark.parametrize(("free", "ends"), [(2, False), (1, True), (0, True)])
 def test_a_transfer_ends_before_the_disk_is_full(free: int, ends: bool) -> None:
-    assert running_out(Disk(Path("/m"), True, total=100, free=free), 5, 2) is ends
+    assert running_out(Disk(Path("/m"), True, total=100 << 30, free=free << 30), 5, 2) is ends
 
 
 @given(TREES, st.integers(0, 4), st.data())

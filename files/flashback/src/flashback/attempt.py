@@ -9,6 +9,7 @@ nothing expires unless something was committed.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,8 @@ class Work:
         self._checkpoint = checkpoint
         self._history = History(board.config.data_dir)
         self._reached: dict[str, reach.Reach] = {}
+        # Two jobs must not thin from one list, nor count one floor twice.
+        self._thinning = threading.Lock()
 
     @staticmethod
     def sweep(store: Store, job: Job, pulse: Pulse) -> None:
@@ -281,7 +284,8 @@ class Work:
         else:
             found = changes.from_figures(done.regular, done.bytes, done.changed, done.changed_bytes)
             before = guard.Totals(known.regular, known.bytes)
-        return guard.judge(found, before, guard.turnover(history), job.guard_percent)
+        complete = {each.name for each in self._store.snapshots(job)}
+        return guard.judge(found, before, guard.turnover(history, complete), job.guard_percent)
 
     def _keep(self, fill: Fill) -> None:
         """Make what has arrived safe for the run that continues it. Best effort: the disk may be gone."""
@@ -320,6 +324,10 @@ class Work:
 
     def _make_room(self, pulse: Pulse) -> None:
         """Thin the oldest snapshots of all jobs until the reserve is free, down to the floor of each."""
+        with self._thinning:
+            self._thin(pulse)
+
+    def _thin(self, pulse: Pulse) -> None:
         config = self._config
         self._board.shortage = ""
         victims = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,18 +104,21 @@ def mark(mount: Path) -> str:
 
 
 def filesystem(path: Path) -> str | None:
-    """Return the type of the file system that holds a path, or None when the kernel does not say."""
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    """Return the type of the file system that holds a path, or None when the kernel does not say.
+
+    Found by the mount point, not by the device: btrfs shows files another number than the mount has.
+    """
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    found = None
+    place, best, found = path.resolve(), -1, None
     for line in lines:
         before, _, after = line.partition(" - ")
-        if before.split()[2] == wanted:
-            found = after.split()[0]
+        mount = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))
+        # A later mount on the same place hides the earlier one.
+        if place.is_relative_to(mount) and len(mount.parts) >= best:
+            best, found = len(mount.parts), after.split()[0]
     return found
 
 

@@ -20,6 +20,8 @@ from flashback.model import SUSPECT, Changes, Run
 
 # Fewer files than this in the newest snapshot say nothing by their share.
 SMALL = 20
+# A job that loses or alters this share every night (a folder of dumps) has no usual to be compared with.
+ALMOST_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Totals:
     bytes: int
 
 
-def judge(changes: Changes, before: Totals, usual: Sequence[float], percent: int) -> str | None:
+def judge(  # noqa: PLR0911 - one line for each answer
+    changes: Changes, before: Totals, usual: Sequence[float], percent: int
+) -> str | None:
     """Return why a new snapshot should be held back, in one sentence, or None when it looks well.
 
     `usual` has the share of lost or altered files of earlier runs, from 0 to 1.
@@ -46,7 +50,9 @@ def judge(changes: Changes, before: Totals, usual: Sequence[float], percent: int
         return None
     gone = share(before.files - changes.kept, before.files)
     gone_bytes = share(before.bytes - changes.kept_bytes, before.bytes)
-    limit = max(percent / 100, 2 * habit(usual))
+    limit = max(percent / 100, min(2 * habit(usual), ALMOST_ALL))
+    if habit(usual) >= ALMOST_ALL:
+        return None
     if gone > limit:
         return (
             f"{before.files - changes.kept} of the {before.files} files of the newest snapshot ({gone:.0%}) "

@@ -55,7 +55,15 @@ def restore(
     _check_target(config, to, overwrite)
     to.mkdir(parents=True, exist_ok=True)
     # With --relative a path keeps its directories: `etc/hosts` becomes TO/etc/hosts.
-    argv = ["rsync", *transfer.KEEP_ALL, "--relative", "--no-h", "--info=stats2", "--"]
+    argv = [
+        "rsync",
+        *transfer.KEEP_ALL,
+        *transfer.attribute_filters(),
+        "--relative",
+        "--no-h",
+        "--info=stats2",
+        "--",
+    ]
     argv += [f"./{source}" if source != "." else "./" for source in sources] + [f"{to.resolve()}/"]
     done = process.run(argv, cwd=snapshot.path, timeout=LONG)
     verdict = transfer.judge(done.code, done.stderr, done.timed_out)

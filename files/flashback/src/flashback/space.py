@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # A transfer ends when less than this share of the reserve is left.
 LAST_PART = 0.25
+# ... or less than this, in bytes, whatever the reserve.
+LEAST = 16 << 20
 
 Victims = Iterator[tuple[str, datetime]]
 
@@ -47,7 +49,7 @@ def running_out(disk: Disk, reserve_percent: int, reserve_inodes_percent: int) -
     """Return whether so little of the reserve is left that a transfer has to end before the disk is full."""
     if not disk.present or not disk.total:
         return False
-    space = 100 * disk.free < LAST_PART * reserve_percent * disk.total
+    space = 100 * disk.free < LAST_PART * reserve_percent * disk.total or disk.free < LEAST
     inodes = bool(disk.inodes) and 100 * disk.inodes_free < LAST_PART * reserve_inodes_percent * disk.inodes
     return space or inodes
 

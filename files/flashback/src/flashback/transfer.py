@@ -33,7 +33,10 @@ _PROGRESS = re.compile(
 # The kernel lets only CAP_SYS_ADMIN set these. Without it rsync would report every such file as failed, so
 # they are left out. As soon as a filter for attributes is given rsync no longer skips system.* by itself.
 _SYS_ADMIN = 21
-_SETTABLE = ("+x security.capability", "-x security.*", "-x trusted.*", "-x system.*")
+# `sr` makes a rule count on both sides: --delete-excluded would leave it to the sender alone.
+_SETTABLE = ("+xsr security.capability", "-xsr security.*", "-xsr trusted.*", "-xsr system.*")
+# xfs shows root the access control lists as attributes too; rsync would take them for strangers.
+_NEVER = ("-xsr trusted.SGI_ACL_*", "-xsr system.*")
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 # rsync(1), "EXIT VALUES"; 255 is ssh's own.
@@ -137,8 +140,7 @@ def source(job: Job, address: str) -> str:
 def command(job: Job, address: str, target: str, options: Sequence[str]) -> list[str]:
     """Return the rsync call that fills `target`, an empty directory, relative to the working directory."""
     argv = ["rsync", *KEEP_ALL, "--super"]
-    if not _may_set_all_attributes():
-        argv += [f"--filter={rule}" for rule in _SETTABLE]
+    argv += attribute_filters()
     if job.one_file_system:
         argv.append("--one-file-system")
     if job.bandwidth_limit:
@@ -154,6 +156,11 @@ def command(job: Job, address: str, target: str, options: Sequence[str]) -> list
     argv += job.rsync_options
     argv += options
     return [*argv, "--", source(job, address), f"{target}/"]
+
+
+def attribute_filters() -> list[str]:
+    """Return the options that keep rsync from attributes which it cannot or must not write."""
+    return [f"--filter={rule}" for rule in (_NEVER if _may_set_all_attributes() else _SETTABLE)]
 
 
 def fill(

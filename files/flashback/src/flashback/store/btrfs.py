@@ -41,6 +41,12 @@ from flashback.store.trees import (
 LARGE = 16 << 20
 # List of the large files that must not be changed in place; beside `incoming`, so that any name can be in it.
 SEVERAL_NAMES = "incoming.several-names"
+# The two runs of rsync. The first touches no folder and deletes nothing.
+IN_PLACE = (
+    "--existing", "--inplace", "--no-whole-file", f"--min-size={LARGE}", "--no-hard-links",
+    "--omit-dir-times", "--from0", f"--exclude-from={SEVERAL_NAMES}",
+)  # fmt: skip
+REST = ("--delete", "--delete-excluded")
 # Number of the inode at the top of every subvolume.
 TOP_INODE = 256
 
@@ -63,18 +69,7 @@ class BtrfsStore(Trees):
         else:
             self._make_incoming(where, newest, pulse)
         _list_several_names(where, pulse)
-        passes: tuple[tuple[str, ...], ...] = (("--delete", "--delete-excluded"),)
-        if newest is not None:
-            in_place = (
-                "--existing",
-                "--inplace",
-                "--no-whole-file",
-                f"--min-size={LARGE}",
-                "--no-hard-links",
-            )
-            # No folder is touched for now, and nothing is deleted: the second run does that.
-            in_place += ("--omit-dir-times", f"--exclude-from={SEVERAL_NAMES}", "--from0")
-            passes = (in_place, *passes)
+        passes = (IN_PLACE, REST) if newest is not None else (REST,)
         fill = Fill(job, Destination(where, INCOMING, passes), newest, continued)
         self.checkpoint(fill, pulse)
         return fill

@@ -169,6 +169,8 @@ class Trees:
         fresh.unlink(missing_ok=True)
         self._bring(healed, fresh)
         fresh.replace(target)
+        # Renaming a name of an inode onto another name of it does nothing at all.
+        fresh.unlink(missing_ok=True)
 
     # --- names ---------------------------------------------------------------------------------------------
 
