@@ -383,10 +383,12 @@ def test_the_unprivileged_service_can_do_all_of_it(kind: str, tmp_path: Path) ->
             f"--ambient-caps=-all,{CAPABILITIES}",
             f"--bounding-set=-all,{CAPABILITIES}",
         ]
+        drop = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *powers]
+        library = str(Path(process.__file__).parent.parent)
         done = subprocess.run(
-            ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *powers, "python3", "-c", program],
+            [*drop, "python3", "-c", program],
             capture_output=True, text=True, check=False, cwd="/",
-            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": str(Path(process.__file__).parent.parent)},
+            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "PYTHONPATH": library},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         (left,) = [
