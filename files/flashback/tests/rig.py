@@ -159,7 +159,7 @@ def running(tmp_path: Path) -> Iterator[Rig]:
         ["/usr/sbin/sshd", "-D", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
     )
     made.configure()
-    until(lambda: _listens(port))
+    until(lambda: listens("127.0.0.1", port))
     yield made
     for child in made.started:
         if child.poll() is None:
@@ -169,6 +169,6 @@ def running(tmp_path: Path) -> Iterator[Rig]:
     sshd.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(address: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0

@@ -219,7 +219,7 @@ def test_rsyncs_exit_codes(code: int, complete: bool) -> None:
 
 
 def test_an_ipv6_address_gets_brackets() -> None:
-    assert transfer.source(job(), "fd00::1") == "root@[fd00::1]:/"
+    assert transfer.sources(job(), "fd00::1") == ["root@[fd00::1]:/"]
 
 
 def test_idle_blinks_once_per_minute_after_success_and_failure() -> None:

@@ -34,6 +34,7 @@ class Finished:
     stdout: str
     stderr: str
     timed_out: bool = False
+    stalled: bool = False
 
 
 def no_pulse() -> None:
@@ -49,8 +50,13 @@ def run(
     env: Mapping[str, str] | None = None,
     on_output: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
+    stall: float | None = None,
 ) -> Finished:
-    """Run a program to its end and return how it ended; `on_output` gets its stdout as it comes."""
+    """Run a program to its end and return how it ended; `on_output` gets its stdout as it comes.
+
+    With `stall` it is ended when for so many seconds it printed nothing and no process of its group but
+    ssh read or wrote anything.
+    """
     try:
         child = subprocess.Popen(
             list(argv),
@@ -65,22 +71,73 @@ def run(
     except OSError as error:
         raise FlashbackError(f"`{argv[0]}` cannot be started: {error.strerror}", "Is it installed?") from None
     tails = {"out": "", "err": ""}
-    deadline = time.monotonic() + timeout
+    watch = _Watch(child.pid, timeout, stall)
     try:
-        in_time = _listen(child, tails, deadline, pulse, on_output)
+        _listen(child, tails, watch, pulse, on_output)
     finally:
         _end(child)
-    return Finished(child.returncode, tails["out"], tails["err"], timed_out=not in_time)
+    return Finished(
+        child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
+    )
+
+
+class _Watch:
+    """Knows when a program has had enough time, or does nothing any more."""
+
+    # Seconds between two looks at what the processes have read and written.
+    LOOK = 5.0
+
+    def __init__(self, group: int, timeout: float, stall: float | None) -> None:
+        self._group = group
+        self._deadline = time.monotonic() + timeout
+        self._stall = stall
+        self._moved = self._looked = time.monotonic()
+        self._volume = -1
+        self.timed_out = False
+        self.stalled = False
+
+    def alive(self) -> None:
+        """Take notice of a sign of life."""
+        self._moved = time.monotonic()
+
+    def over(self) -> bool:
+        """Return whether the program is to be ended."""
+        now = time.monotonic()
+        self.timed_out = now > self._deadline
+        if self._stall is not None and now - self._looked >= min(self.LOOK, self._stall / 2):
+            self._looked = now
+            volume = _volume(self._group)
+            if volume != self._volume:
+                self._volume, self._moved = volume, now
+            self.stalled = now - self._moved > self._stall
+        return self.timed_out or self.stalled
+
+
+def _volume(group: int) -> int:
+    """Return the bytes that a group has read and written, without ssh, which talks even when rsync hangs."""
+    total = 0
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or not _member(entry.name, group):
+            continue
+        try:
+            with open(f"/proc/{entry.name}/comm", encoding="utf-8") as comm:  # noqa: PTH123 - cheap on purpose
+                if comm.read().strip() == "ssh":
+                    continue
+            with open(f"/proc/{entry.name}/io", encoding="ascii") as figures:  # noqa: PTH123 - as above
+                total += sum(int(line.split()[1]) for line in figures if line.startswith(("rchar", "wchar")))
+        except (OSError, ValueError):
+            continue
+    return total
 
 
 def _listen(
     child: subprocess.Popen[bytes],
     tails: dict[str, str],
-    deadline: float,
+    watch: _Watch,
     pulse: Pulse,
     on_output: Callable[[str], None] | None,
-) -> bool:
-    """Read both streams until they close or time runs out; return whether it was in time."""
+) -> None:
+    """Read both streams until they close or the watch says that it is enough."""
     with selectors.DefaultSelector() as selector:
         for stream, kind in ((child.stdout, "out"), (child.stderr, "err")):
             assert stream is not None  # noqa: S101 - both are pipes by construction
@@ -89,23 +146,23 @@ def _listen(
         # A stream may stay open in a stray grandchild: the program's own end counts too.
         while selector.get_map() and not (child.poll() is not None and not selector.select(0)):
             pulse()
-            if time.monotonic() > deadline:
-                return False
+            if watch.over():
+                return
             for key, _ in selector.select(0.5):
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fd)
                     continue
+                watch.alive()
                 text = data.decode("utf-8", "replace")
                 tails[key.data] = (tails[key.data] + text)[-KEPT:]
                 if on_output and key.data == "out":
                     on_output(text)
         while child.poll() is None:
             pulse()
-            if time.monotonic() > deadline:
-                return False
+            if watch.over():
+                return
             time.sleep(0.05)
-    return True
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashback import process
+from flashback.errors import NotNowError
 from flashback.model import Config, Destination, Job, Progress, Pulse
 
 # Some files could not be read or written.
@@ -122,19 +123,35 @@ def shell(config: Config, job: Job) -> str:
         "ServerAliveInterval": "30",
         "ServerAliveCountMax": "6",
     }
+    if config.ciphers:
+        options["Ciphers"] = ",".join(config.ciphers)
     words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(config.ssh_key)]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
     return " ".join(_rsh_quoted(word) for word in words)
 
 
-def source(job: Job, address: str) -> str:
-    """Return rsync's source argument; the slash at the end means the content, not the directory."""
-    path = job.source.rstrip("/") + "/"
+def sources(job: Job, address: str) -> list[str]:
+    """Return rsync's source arguments.
+
+    A slash at the end means the content of a folder.  With a pattern as its last part each match is a source
+    of its own, with its name: locally they are looked up here, a client's own rsync looks up the others.
+    """
+    if job.source.startswith("rsync://"):
+        return [job.source if is_pattern(job.source) else job.source.rstrip("/") + "/"]
+    path = job.source if is_pattern(job.source) else job.source.rstrip("/") + "/"
     if job.local:
-        return path
+        if not is_pattern(job.source):
+            return [path]
+        parent, _, pattern = job.source.rpartition("/")
+        return sorted(str(match) for match in Path(parent or "/").glob(pattern))
     host = f"[{address}]" if ":" in address else address
-    return f"{job.user}@{host}:{path}"
+    return [f"{job.user}@{host}:{path}"]
+
+
+def is_pattern(source: str) -> bool:
+    """Return whether the last part of a source is a pattern."""
+    return any(sign in source.rpartition("/")[2] for sign in "*?[")
 
 
 def command(job: Job, address: str, target: str, options: Sequence[str]) -> list[str]:
@@ -155,7 +172,7 @@ def command(job: Job, address: str, target: str, options: Sequence[str]) -> list
     argv += [f"--exclude={pattern}" for pattern in job.excludes]
     argv += job.rsync_options
     argv += options
-    return [*argv, "--", source(job, address), f"{target}/"]
+    return [*argv, "--", *sources(job, address), f"{target}/"]
 
 
 def attribute_filters() -> list[str]:
@@ -177,6 +194,8 @@ def fill(
     """Fill a directory from a client: one run of rsync for each pass, until one is not complete."""
     done = None
     for options in destination.passes:
+        if not sources(job, address):
+            raise NotNowError(f"Nothing matches {job.source}", "Connect the medium, or mend the pattern")
         argv = command(job, address, destination.target, options)
         env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
         log(process.shown(argv, env, str(destination.where)))
@@ -186,6 +205,7 @@ def fill(
             ["setpriv", "--pdeathsig", "TERM", "--", *argv],
             pulse=pulse,
             timeout=job.timeout,
+            stall=job.stall_timeout,
             cwd=destination.where,
             env=env,
             on_output=meter.feed,
@@ -200,6 +220,8 @@ def fill(
 
 def _transferred(job: Job, ended: process.Finished) -> Transferred:
     verdict = judge(ended.code, ended.stderr, ended.timed_out)
+    if ended.stalled:
+        verdict = Verdict(False, f"nothing moved for {job.stall_timeout} s (stall_timeout)")
     if ended.code == PARTIAL and job.accept_partial:
         verdict = Verdict(True, verdict.note)
     figures = {
@@ -232,11 +254,14 @@ def _together(before: Transferred | None, last: Transferred) -> Transferred:
 
 
 def source_missing(config: Config, job: Job, address: str, pulse: Pulse) -> bool:
-    """Return whether the source directory is absent, asked through the same narrow door."""
-    argv = ["rsync", "--dirs", "--list-only", f"--timeout={SILENCE}", "--", source(job, address)]
+    """Return whether the source is absent, asked through the same narrow door."""
+    if not sources(job, address):
+        return True
+    argv = ["rsync", "--dirs", "--list-only", f"--timeout={SILENCE}", "--", *sources(job, address)]
     env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
     done = process.run(argv, pulse=pulse, timeout=120, env=env)
-    return done.code != 0 and "No such file or directory" in done.stderr
+    absent = ("No such file or directory", "Unknown module", "change_dir")
+    return done.code != 0 and any(words in done.stderr for words in absent)
 
 
 class _Meter:
@@ -261,7 +286,10 @@ class _Meter:
         if found["all"]:
             self._files = int(found["all"]) - int(found["left"])
         rate = int(float(found["rate"]) * _UNITS[found["unit"]])
-        return Progress(self._files, int(found["bytes"]), int(found["percent"]), rate)
+        done, percent = int(found["bytes"]), int(found["percent"])
+        # Of what rsync knows so far: it goes on listing while it transfers.
+        left = int(done * (100 - percent) / percent / rate) if percent and rate else None
+        return Progress(self._files, done, percent, rate, left)
 
 
 def _may_set_all_attributes() -> bool:
