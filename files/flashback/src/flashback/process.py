@@ -116,14 +116,14 @@ class _Watch:
 def _volume(group: int) -> int:
     """Return the bytes that a group has read and written, without ssh, which talks even when rsync hangs."""
     total = 0
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or not _member(entry.name, group):
+    for name in _processes():
+        if not _member(name, group):
             continue
         try:
-            with open(f"/proc/{entry.name}/comm", encoding="utf-8") as comm:  # noqa: PTH123 - cheap on purpose
+            with open(f"/proc/{name}/comm", encoding="utf-8") as comm:  # noqa: PTH123 - cheap on purpose
                 if comm.read().strip() == "ssh":
                     continue
-            with open(f"/proc/{entry.name}/io", encoding="ascii") as figures:  # noqa: PTH123 - as above
+            with open(f"/proc/{name}/io", encoding="ascii") as figures:  # noqa: PTH123 - as above
                 total += sum(int(line.split()[1]) for line in figures if line.startswith(("rchar", "wchar")))
         except (OSError, ValueError):
             continue
@@ -193,7 +193,11 @@ def _alive(child: subprocess.Popen[bytes]) -> bool:
         return False
     except PermissionError:
         return True
-    return any(_member(entry.name, child.pid) for entry in os.scandir("/proc") if entry.name.isdigit())
+    return any(_member(name, child.pid) for name in _processes())
+
+
+def _processes() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names are what is wanted
 
 
 def _member(pid: str, group: int) -> bool:
