@@ -20,6 +20,9 @@ TOOLS = (
     "setfacl",
     "setpriv",
     "ionice",
+    "mkfs.btrfs",
+    "mkfs.xfs",
+    "groff",
     "/usr/sbin/sshd",
 )
 
@@ -28,7 +31,8 @@ def pytest_sessionstart() -> None:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         pytest.exit(
-            f"These tests need {', '.join(missing)}: install rsync openssh-server acl attr", returncode=4
+            f"These tests need {', '.join(missing)}: install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base",
+            returncode=4,
         )
     if os.geteuid() != 0:
         pytest.exit("These tests keep owners and devices: run them as root", returncode=4)

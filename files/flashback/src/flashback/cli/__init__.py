@@ -42,6 +42,9 @@ COMMANDS = {
     "restore": "giving_back:restore",
     "disk": "setting_up:disk_group",
     "config": "setting_up:config_group",
+    "adopt": "setting_up:adopt",
+    "completion": "setting_up:completion",
+    "manual": "setting_up:manual",
     "led": "setting_up:led",
 }
 
@@ -49,7 +52,7 @@ COMMANDS = {
 def main() -> None:
     """Run the command line; every error is one line on stderr, never a traceback."""
     try:
-        code = cli.main(prog_name="flashback", standalone_mode=False)
+        code = cli.main(prog_name="flashback", complete_var="_FLASHBACK_COMPLETE", standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:

@@ -46,6 +46,79 @@ def config_check(path: Path, file: Path | None) -> int:
     return 0
 
 
+@config_group.command("import")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write to this file, which must not exist."
+)
+def config_import(old: Path, output: Path | None) -> int:
+    """Read a configuration of the flashback of 2014 (JSON, or flashback.conf with flashback.jobs beside it).
+
+    The new one goes to standard output; what could not be carried over is listed on standard error.
+    """
+    from flashback import legacy  # noqa: PLC0415 - only what this command needs
+    from flashback.errors import UsageError  # noqa: PLC0415
+
+    made = legacy.convert(old)
+    for note in made.notes:
+        print(f"! {note}", file=sys.stderr)
+    if output is None:
+        print(made.text, end="")
+        return 0
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(made.text)
+    except FileExistsError:
+        raise UsageError(f"{output} exists already", "Name another file, or move it away") from None
+    return 0
+
+
+@click.command()
+@click.option("-n", "--dry-run", is_flag=True, help="Only list what would be renamed.")
+@click.pass_obj
+def adopt(path: Path, dry_run: bool) -> int:
+    """Take over the snapshots of the flashback of 2014 that lie on the backup disk; nothing is copied."""
+    from flashback import adopt as action  # noqa: PLC0415 - only what this command needs
+    from flashback import clock, disk  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    with disk.locked(loaded):
+        moves, left = action.plan(loaded.data_dir, clock.now())
+        if not dry_run:
+            action.carry_out(loaded.data_dir, moves)
+    for move in moves:
+        print(f"{move.old} -> {move.new}")
+    for line in left:
+        print(f"! {line}", file=sys.stderr)
+    print(f"{len(moves)} trees {'would be' if dry_run else 'are'} taken over")
+    return 0
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print what makes a shell complete the commands; for bash: `flashback completion bash > FILE`."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - only what this command needs
+
+    from flashback.cli import cli  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the three choices above are click's
+    print(kind(cli, {}, "flashback", "_FLASHBACK_COMPLETE").source())
+    return 0
+
+
+@click.command()
+@click.option("--markdown", is_flag=True, help="As Markdown instead of a man page.")
+def manual(markdown: bool) -> int:
+    """Print the manual page (`flashback manual | man -l -`)."""
+    from flashback import manual as book  # noqa: PLC0415 - only what this command needs
+    from flashback.cli import cli  # noqa: PLC0415
+
+    print(book.markdown(cli) if markdown else book.man_page(cli), end="")
+    return 0
+
+
 @click.command()
 @click.option("--green", help="The green LED below /sys/class/leds, as a glob.")
 @click.option("--red", help="The red LED below /sys/class/leds, as a glob.")
