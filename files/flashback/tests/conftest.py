@@ -31,7 +31,8 @@ def pytest_sessionstart() -> None:
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         pytest.exit(
-            f"These tests need {', '.join(missing)}: install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base",
+            f"These tests need {', '.join(missing)}: "
+            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base",
             returncode=4,
         )
     if os.geteuid() != 0:

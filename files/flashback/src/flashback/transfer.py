@@ -25,7 +25,8 @@ SILENCE = 600
 # Links, ACLs, attributes, holes and owners by number. By itself rsync compares times by whole seconds: a file
 # that changed within a second and kept its size would be missed, and a directory could keep the time at which
 # it was filled.
-KEEP_ALL = ("-aHAXS", "--numeric-ids", "--modify-window=-1")
+EVERYTHING = ("-aHAXS", "--numeric-ids")
+KEEP_ALL = (*EVERYTHING, "--modify-window=-1")
 
 _PROGRESS = re.compile(
     r"(?P<bytes>\d+)\s+(?P<percent>\d+)%\s+(?P<rate>[\d.]+)(?P<unit>[kMGT]?)B/s"
@@ -104,7 +105,7 @@ def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
     return Verdict(False, f"{meaning} (rsync exit {code})" + (f": {detail}" if detail else ""))
 
 
-def shell(config: Config, job: Job) -> str:
+def shell(config: Config, job: Job, key: Path | None = None) -> str:
     """Return the value of RSYNC_RSH: ssh that trusts one key, asks nothing and reads no one's settings."""
     options = {
         "BatchMode": "yes",
@@ -125,7 +126,7 @@ def shell(config: Config, job: Job) -> str:
     }
     if config.ciphers:
         options["Ciphers"] = ",".join(config.ciphers)
-    words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(config.ssh_key)]
+    words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(key or config.ssh_key)]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
     return " ".join(_rsh_quoted(word) for word in words)
@@ -199,7 +200,7 @@ def fill(
         argv = command(job, address, destination.target, options)
         env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
         log(process.shown(argv, env, str(destination.where)))
-        meter = _Meter(on_progress)
+        meter = Meter(on_progress)
         ended = process.run(
             # Should the engine be killed, rsync is told to end as well.
             ["setpriv", "--pdeathsig", "TERM", "--", *argv],
@@ -264,7 +265,7 @@ def source_missing(config: Config, job: Job, address: str, pulse: Pulse) -> bool
     return done.code != 0 and any(words in done.stderr for words in absent)
 
 
-class _Meter:
+class Meter:
     """Reads rsync's progress line as it comes, in pieces of any size."""
 
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:

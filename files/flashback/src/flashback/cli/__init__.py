@@ -40,6 +40,8 @@ COMMANDS = {
     "drill": "verifying:drill",
     "damage": "verifying:damage",
     "restore": "giving_back:restore",
+    "find": "giving_back:find",
+    "diff": "giving_back:diff",
     "disk": "setting_up:disk_group",
     "config": "setting_up:config_group",
     "adopt": "setting_up:adopt",
