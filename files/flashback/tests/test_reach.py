@@ -190,3 +190,52 @@ def test_a_sleeping_client_is_called_by_its_hardware_address() -> None:
 def test_ciphers_are_offered_as_configured(rig: Rig) -> None:
     config = Config(Path("/none"), rig.disk, ciphers=("aes128-gcm@openssh.com",))
     assert "Ciphers=aes128-gcm@openssh.com" in transfer.shell(config, job(rig))
+
+
+def test_the_patterns_are_explained_by_rsync_itself(rig: Rig) -> None:
+    rig.configure("{excludes: ['.cache/', '/secret', '*.tmp']}")
+    said = rig.call(
+        "excludes", "test", "laptop/home", "anna/.cache/x/y", "a.tmp", "secret", "anna/secret", "b"
+    ).stdout
+    assert said.splitlines() == [
+        "anna/.cache/x/y: is left out by the pattern .cache/, which meets anna/.cache",
+        "a.tmp: is left out by the pattern *.tmp",
+        "secret: is left out by the pattern /secret",
+        "anna/secret: is backed up",
+        "b: is backed up",
+    ]
+    assert ".cache/" in rig.call("excludes", "test", "laptop/home").stdout
+    assert "no path below" in rig.call("excludes", "test", "laptop/home", "../x").stderr
+
+
+def test_a_probe_says_what_the_client_can_do(rig: Rig) -> None:
+    said = rig.call("probe", "laptop")
+    assert said.returncode == 0, said.stderr
+    assert "laptop: rsync 3.1 or later (protocol 3" in said.stdout
+    assert "loses" not in said.stdout
+
+
+def test_a_probe_names_what_an_old_rsync_loses(rig: Rig) -> None:
+    """A fake that refuses what rsync 2.6.9 refuses, in front of the real one."""
+    door = rig.top / "old-rsync"
+    door.write_text(
+        '#!/bin/sh\ncase "$SSH_ORIGINAL_COMMAND" in\n'
+        '*--server*A*e.*) echo "ACLs are not supported" >&2; exit 4;; esac\n'
+        f"exec rrsync -ro {rig.source}\n"
+    )
+    door.chmod(0o755)
+    text = (rig.top / "authorized").read_text().replace(f"rrsync -ro {rig.source}", str(door))
+    (rig.top / "authorized").write_text(text)
+    said = rig.call("probe", "laptop").stdout
+    assert "a backup loses access control lists" in said
+    assert "rsync_options: [--no-acls]" in said
+
+
+def test_the_ciphers_are_measured(rig: Rig) -> None:
+    (rig.source / "big").write_bytes(b"x" * 3_000_000)
+    said = rig.call("bench-ssh", "laptop/home", "big")
+    assert said.returncode == 0, said.stderr
+    assert "chacha20-poly1305@openssh.com" in said.stdout
+    assert "MB/s" in said.stdout
+    assert "ssh: {ciphers: [" in said.stdout
+    assert "cannot be fetched" in rig.call("bench-ssh", "laptop/home", "none").stderr

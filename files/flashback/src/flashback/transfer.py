@@ -17,6 +17,8 @@ from flashback import process
 from flashback.errors import NotNowError
 from flashback.model import Config, Destination, Job, Progress, Pulse
 
+# Options of a person that choose files; their place among the others decides.
+FILTERS = ("--exclude", "--include", "--filter")
 # Some files could not be read or written.
 PARTIAL = 23
 # Seconds without a byte from the other side after which rsync gives up.
@@ -166,14 +168,19 @@ def command(job: Job, address: str, target: str, options: Sequence[str]) -> list
     argv += [f"--timeout={SILENCE}", "--no-h", "--info=progress2,stats2"]
     if job.whole_file:
         argv.append("--whole-file")
-    if job.exclude_larger_than:
-        argv.append(f"--max-size={job.exclude_larger_than}")
-    if job.exclude_file:
-        argv.append(f"--filter=dir-merge,- {job.exclude_file}")
-    argv += [f"--exclude={pattern}" for pattern in job.excludes]
-    argv += job.rsync_options
+    argv += excluding(job)
+    argv += [option for option in job.rsync_options if not option.startswith(FILTERS)]
     argv += options
     return [*argv, "--", *sources(job, address), f"{target}/"]
+
+
+def excluding(job: Job) -> list[str]:
+    """Return the options that leave something out of a job, in the order in which rsync looks at them."""
+    options = [f"--max-size={job.exclude_larger_than}"] if job.exclude_larger_than else []
+    if job.exclude_file:
+        options.append(f"--filter=dir-merge,- {job.exclude_file}")
+    options += [f"--exclude={pattern}" for pattern in job.excludes]
+    return options + [option for option in job.rsync_options if option.startswith(FILTERS)]
 
 
 def attribute_filters() -> list[str]:

@@ -1,0 +1,101 @@
+"""Commands that look at a client before it is backed up: patterns, its rsync, the way to it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from flashback import config as configuration
+from flashback.errors import NotNowError, UsageError
+from flashback.model import Config, Job
+
+
+@click.group("excludes")
+def excludes_group() -> None:
+    """Look at the patterns that leave files out."""
+
+
+@excludes_group.command("test")
+@click.argument("target", metavar="HOST/VOLUME[/LABEL]")
+@click.argument("paths", metavar="[PATH...]", nargs=-1)
+@click.pass_obj
+def excludes_test(path: Path, target: str, paths: tuple[str, ...]) -> int:
+    """Say for each PATH below the source whether it is backed up; without PATHs list the patterns."""
+    from flashback import excluding  # noqa: PLC0415 - only this command needs it
+
+    job = _job(configuration.load(path), target)
+    for line in excluding.merged(job) if not paths else ():
+        print(line)
+    for each in paths:
+        print(excluding.decide(job, each))
+    return 0
+
+
+@click.command()
+@click.argument("target", metavar="HOST[/VOLUME]")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.pass_obj
+def probe(path: Path, target: str, as_json: bool) -> int:
+    """Say what the rsync of a client can do, and what a backup of it loses."""
+    from flashback import capability, process  # noqa: PLC0415 - only this command needs it
+
+    loaded = configuration.load(path)
+    job, address = _reached(loaded, target)
+    found = capability.look(loaded, job, address, process.no_pulse)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+        return 0
+    print(f"{job.host}: {found.age} (protocol {found.protocol})")
+    for words in found.lost:
+        print(f"  a backup loses {words}")
+    if found.options:
+        print(f"  set rsync_options: [{', '.join(found.options)}]")
+    return 0
+
+
+@click.command("bench-ssh")
+@click.argument("target", metavar="HOST/VOLUME")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def bench_ssh(path: Path, target: str, file: str, as_json: bool) -> int:
+    """Measure the ciphers of ssh by fetching FILE, a large one below the source."""
+    from flashback import ciphers, disk  # noqa: PLC0415 - only this command needs it
+
+    loaded = configuration.load(path)
+    disk.require(loaded)
+    job, address = _reached(loaded, target)
+    if job.local or job.source.startswith("rsync://"):
+        raise UsageError(f"{target} is not reached by ssh")
+    results = []
+    for each in ciphers.measure(loaded, job, address, file):
+        results.append(each)
+        if not as_json:
+            speed = each.problem or f"{each.megabytes / each.seconds:8.1f} MB/s  {each.cpu:6.2f} s CPU here"
+            print(f"{each.cipher:32} {speed}")
+    if as_json:
+        print(json.dumps([asdict(each) for each in results], indent=1))
+        return 0
+    good = [each for each in results if not each.problem]
+    if good:
+        print(f"ssh: {{ciphers: [{min(good, key=lambda each: each.cpu).cipher}]}}")
+    return 0 if good else 1
+
+
+def _job(loaded: Config, target: str) -> Job:
+    from flashback import actions  # noqa: PLC0415 - only these commands need it
+
+    return actions.select(loaded, target)[0]
+
+
+def _reached(loaded: Config, target: str) -> tuple[Job, str]:
+    from flashback import reach  # noqa: PLC0415 - only these commands need it
+
+    job = _job(loaded, target)
+    found = reach.look(job, loaded.known_hosts)
+    if found.kind is not reach.Kind.REACHABLE:
+        raise NotNowError(f"{job.host} cannot be reached: {found.reason}")
+    return job, found.address
