@@ -145,7 +145,9 @@ def _tidy(board: Board, store: Store, pulse: Pulse) -> None:
         before = found[-2].taken if len(found) > 1 else None
         name = schedule.misnamed(board.newest(job), before, board.now())
         if name is not None:
-            store.rename(job, found[-1], name)
+            from flashback import manifest  # noqa: PLC0415 - only for this rare case
+
+            manifest.renamed(board.config, job, found[-1].name, store.rename(job, found[-1], name).name)
             board.snapshots[job.name] = store.snapshots(job)
 
 

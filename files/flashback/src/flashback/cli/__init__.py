@@ -37,6 +37,7 @@ COMMANDS = {
     "retention": "keeping:retention",
     "forecast": "keeping:forecast",
     "verify": "verifying:verify",
+    "chores": "verifying:chores",
     "drill": "verifying:drill",
     "damage": "verifying:damage",
     "restore": "giving_back:restore",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flashback.drill import Result
     from flashback.ledger import Damage
-    from flashback.model import Pulse
+    from flashback.model import Config, Pulse
     from flashback.verify import Slice
 
 
@@ -42,7 +42,9 @@ def verify(
 
     loaded = configuration.load(path)
     if names:
-        return _forget(action.forget(loaded, names), names, as_json)
+        gone = action.forget(loaded, names)
+        _gather(loaded)
+        return _forget(gone, names, as_json)
     size = None if budget is None else _size(budget)
     pulse = _stoppable()
     if target is not None:
@@ -51,6 +53,7 @@ def verify(
         restore.listing(loaded, target)
     unsealed = len(manifest.missing(loaded, loaded.jobs))
     made = action.run(loaded, target, budget=size, everything=everything, pulse=pulse)
+    _gather(loaded)
     if as_json:
         print(json.dumps({**_slice(made), "without_manifest": unsealed}, indent=1))
     else:
@@ -58,6 +61,17 @@ def verify(
         if unsealed:
             print(f"{unsealed} snapshots have no manifest yet and were not read.")
     return 1 if made.open else 0
+
+
+@click.command()
+@click.pass_obj
+def chores(path: Path) -> int:
+    """Do what the daemon does between backups: checksums of new snapshots, the night's slice, drills."""
+    from flashback import chores as action  # noqa: PLC0415 - only this command needs it
+    from flashback import clock  # noqa: PLC0415
+
+    action.run(configuration.load(path), _stoppable(), clock.now)
+    return 0
 
 
 @click.command()
@@ -77,6 +91,7 @@ def drill(path: Path, host: str | None, *, as_json: bool) -> int:
     if not names:
         raise NotNowError("No snapshot has a manifest yet", "The first one is written after the next backup")
     made = [action.run(loaded, name, pulse=pulse) for name in names]
+    _gather(loaded)
     if as_json:
         print(json.dumps([_result(each) for each in made], indent=1))
     for each in () if as_json else made:
@@ -103,6 +118,13 @@ def damage(path: Path, *, as_json: bool) -> int:
     for each in () if as_json else found:
         _say_damage(each)
     return 1 if found else 0
+
+
+def _gather(loaded: Config) -> None:
+    """Let the status know what was found."""
+    from flashback import care, clock  # noqa: PLC0415 - only these commands need it
+
+    care.gather(loaded, clock.now())
 
 
 def _forget(gone: Sequence[Damage], names: Sequence[str], as_json: bool) -> int:
