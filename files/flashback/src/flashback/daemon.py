@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from flashback import actions, care, clock, config, control, disk
+from flashback import actions, care, clock, config_reader, control, disk
 from flashback.attempt import Attempt, describe
 from flashback.chores import Chores
 from flashback.control import Request, Server
@@ -34,7 +34,7 @@ NAP = 20.0
 def main(path: Path) -> int:
     """Run until SIGTERM; return the exit status."""
     log_to_stderr()
-    daemon = Daemon(config.load(path))
+    daemon = Daemon(config_reader.read(path))
     with run_lock(daemon.board.config.run_dir):
         daemon.run()
     return 0
@@ -73,6 +73,8 @@ class Daemon:
         self._told = ""
         self._request: Request | None = None
         self._chores = Chores()
+        self._read: tuple[int, int, int] | None = None
+        """Signature of the configuration in use."""
 
     def run(self) -> None:
         """Work and sleep until told to stop."""
@@ -176,8 +178,14 @@ class Daemon:
 
     def _read_config(self) -> None:
         """Take the new configuration, or keep the last good one and say so."""
+        path = self.board.config.path
+        seen = config_reader.signature(path)
+        if seen is not None and seen == self._read:
+            return
         try:
-            fresh = config.load(self.board.config.path)
+            fresh = config_reader.read(path, self._pulse)
+        except StoppedError:
+            raise
         except FlashbackError as error:
             if self.board.config_error != str(error):
                 for line in error.problems if isinstance(error, ConfigError) else [str(error)]:
@@ -191,6 +199,7 @@ class Daemon:
             return
         self.board.config = fresh
         self.board.config_error = None
+        self._read = seen
 
     def _pulse(self, patience: float = 0.0) -> None:
         """Serve the socket, pet the watchdog, pass on progress; raise StoppedError when told to stop."""
