@@ -8,6 +8,7 @@ sacred rule: nothing begins unless the right disk is there and the clock can be 
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -20,9 +21,10 @@ from flashback.attempt import CHECKPOINT, Attempt, Observer, Work
 from flashback.errors import CancelledError, NotNowError, StoppedError, UsageError
 from flashback.history import History
 from flashback.model import Config, Job, JobState, Pulse, ServerState
-from flashback.status import Board
+from flashback.status import Board, document, queue_table
 from flashback.store import Store, open_store
 
+LOG = logging.getLogger("flashback")
 # Seconds between two writings of the status during a transfer.
 REPORT = 5.0
 # How far back the record of presence is read.
@@ -93,12 +95,20 @@ def run_pass(
             done = crew.run(jobs)
             if done and board.disk is not None:
                 History(board.config.data_dir).note_disk_use(board.now(), board.disk)
+                _log_queue(board)
             return done
     except NotNowError as problem:
         board.running.clear()
         if not isinstance(problem, StoppedError):
             board.turn(ServerState.PREPARING, f"waiting: {problem.what}", problem.what)
         raise
+
+
+def _log_queue(board: Board) -> None:
+    """Let the log tell how all jobs stand after a pass that did something."""
+    now = board.now()
+    for line in queue_table(document(board, now)["jobs"], now):
+        LOG.info("%s", line)
 
 
 def select(config: Config, target: str) -> list[Job]:

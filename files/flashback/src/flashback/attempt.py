@@ -328,23 +328,33 @@ class Work:
             self._thin(pulse)
 
     def _thin(self, pulse: Pulse) -> None:
-        config = self._config
         self._board.shortage = ""
-        victims = None
-        while (short := self._shortage()) is not None:
-            victims = self._victims() if victims is None else victims
+        victims = self._victims() if self._shortage() else None
+        while victims is not None and (short := self._shortage()) is not None:
             name, taken = next(victims, ("", None))
             if taken is None:
-                self._board.shortage = space.sentence(short, config.floor)
-                if space.running_out(
-                    disk.look(config), config.reserve_percent, config.reserve_inodes_percent
-                ):
-                    raise FlashbackError(self._board.shortage)
+                self._last_resort(short, pulse)
                 return
-            victim = next(each for each in config.jobs if each.name == name)
+            victim = next(each for each in self._config.jobs if each.name == name)
             LOG.warning("%s: the snapshot of %s makes room: %s", name, taken, short)
             self._store.expire(victim, [taken], pulse)
+            self._store.settle(pulse)
             self._look_at_snapshots(victim)
+
+    def _last_resort(self, short: space.Shortage, pulse: Pulse) -> None:
+        """No snapshot may go any more: what interrupted fills left goes, or no backup can begin."""
+        self._board.shortage = space.sentence(short, self._config.floor)
+        if not self._running_out():
+            return
+        for job in self._config.jobs:
+            self._store.discard(job, pulse)
+        self._store.settle(pulse)
+        if self._running_out():
+            raise FlashbackError(self._board.shortage)
+
+    def _running_out(self) -> bool:
+        config = self._config
+        return space.running_out(disk.look(config), config.reserve_percent, config.reserve_inodes_percent)
 
     def _shortage(self) -> space.Shortage | None:
         config = self._config
@@ -360,8 +370,7 @@ class Work:
 
     def _stop_before_full(self, job: Job) -> None:
         """End a transfer that would fill the disk to its last byte; what has arrived is kept."""
-        config = self._config
-        if space.running_out(disk.look(config), config.reserve_percent, config.reserve_inodes_percent):
+        if self._running_out():
             raise FlashbackError(
                 f"The backup disk is nearly full, {job.name} was stopped before it was",
                 "Older snapshots make room at the next pass as far as they may; or use a larger disk",

@@ -84,6 +84,12 @@ class Store(Protocol):
     def sweep(self, job: Job, pulse: Pulse) -> None:
         """Delete what an interrupted expiry left behind."""
 
+    def discard(self, job: Job, pulse: Pulse) -> None:
+        """Delete what interrupted fills left: the last thing that makes room on a full disk."""
+
+    def settle(self, pulse: Pulse) -> None:
+        """Wait until the room of what was deleted is free: some file systems give it back later."""
+
     def notes(self, job: Job) -> dict[datetime, str]:
         """Return the keep marks of a job: the note of each snapshot that must never expire."""
 

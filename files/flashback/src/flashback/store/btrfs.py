@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,6 +48,11 @@ IN_PLACE = (
     "--omit-dir-times", "--from0", f"--exclude-from={SEVERAL_NAMES}",
 )  # fmt: skip
 REST = ("--delete", "--delete-excluded")
+# Seconds that cleaning may take, and how many looks in a row must see the same.
+CLEANING = 120.0
+STILL = 3
+# Seconds after which a commit must have come (mount option commit=30).
+COMMIT = 40.0
 # Number of the inode at the top of every subvolume.
 TOP_INODE = 256
 
@@ -82,6 +88,22 @@ class BtrfsStore(Trees):
         snapshots = self.snapshots(job)
         self._make_incoming(where, original, pulse)
         return Fill(job, Destination(where, INCOMING, ()), snapshots[-1] if snapshots else None)
+
+    def settle(self, pulse: Pulse) -> None:
+        """Wait until the cleaner of btrfs has given back what was deleted.
+
+        It begins with the next commit of the file system, half a minute apart by default: so first the free
+        space has to grow, then to stand still.
+        """
+        begun, still = time.monotonic(), 0
+        first = before = os.statvfs(self._root).f_bavail
+        while still < STILL and time.monotonic() - begun < CLEANING:
+            pulse()
+            time.sleep(0.5)
+            free = os.statvfs(self._root).f_bavail
+            waited = time.monotonic() - begun > COMMIT
+            still = still + 1 if free == before and (free > first or waited) else 0
+            before = free
 
     def _make_incoming(self, where: Path, base: Snapshot | None, pulse: Pulse) -> None:
         if base is not None and _is_subvolume(base.path):

@@ -111,6 +111,15 @@ class Trees:
         where = self._label(job)
         self._remove(where, [name for name in names(where) if name.startswith(EXPIRED)], pulse)
 
+    def discard(self, job: Job, pulse: Pulse) -> None:
+        """Delete what interrupted fills left: the last thing that makes room on a full disk."""
+        where = self._label(job)
+        left = [name for name in names(where) if name.startswith(INCOMING) and (where / name).is_dir()]
+        self._remove(where, left, pulse)
+
+    def settle(self, pulse: Pulse) -> None:
+        """Do nothing: what is deleted is free."""
+
     def notes(self, job: Job) -> dict[datetime, str]:
         """Return the keep marks of a job: the note of each snapshot that must never expire."""
         try:
