@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flashback.disk import META
-from flashback.model import Config, iso
-from flashback.status import Care, Drill, moment
+from flashback.model import Config, iso, moment
+from flashback.status import Care, Drill
 
 # What the forecast looks back on.
 WEEKS = timedelta(days=60)

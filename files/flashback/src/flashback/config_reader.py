@@ -7,9 +7,7 @@ daemon gets is what `flashback config check` would accept, to the letter.
 
 from __future__ import annotations
 
-import base64
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -29,6 +27,9 @@ def signature(path: Path) -> tuple[int, int, int] | None:
 
 def read(path: Path, pulse: Pulse = process.no_pulse) -> Config:
     """Return the configuration in that file; raise the same errors as reading it here would."""
+    import base64  # noqa: PLC0415 - once in a while
+    import pickle  # noqa: PLC0415 - as above
+
     pieces: list[str] = []
     argv = [sys.executable, "-m", "flashback.config_reader", str(path)]
     done = process.run(argv, pulse=pulse, timeout=300, on_output=pieces.append)
@@ -49,6 +50,9 @@ def read(path: Path, pulse: Pulse = process.no_pulse) -> Config:
 
 def main(path: Path) -> None:
     """Print the configuration, or what is wrong with it, for `read`."""
+    import base64  # noqa: PLC0415 - as above
+    import pickle  # noqa: PLC0415 - as above
+
     from flashback import config  # noqa: PLC0415 - this is what the daemon must not load
 
     answer: list[object]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flashback.disk import META, Disk
-from flashback.model import DiskUse, JobState, Presence, Run, iso
+from flashback.model import DiskUse, JobState, Presence, Run, iso, moment
 
 if TYPE_CHECKING:
     import sqlite3
@@ -109,7 +109,7 @@ class History:
             row = db.execute(
                 "SELECT id, present, until FROM presences WHERE host = ? ORDER BY id DESC LIMIT 1", (host,)
             ).fetchone()
-            if row and bool(row[1]) is present and timedelta(0) <= at - _moment(row[2]) <= gap:
+            if row and bool(row[1]) is present and timedelta(0) <= at - moment(row[2]) <= gap:
                 db.execute(
                     "UPDATE presences SET until = ?, reason = ? WHERE id = ?", (iso(at), reason, row[0])
                 )
@@ -128,9 +128,7 @@ class History:
             found: dict[str, list[Presence]] = {}
             query = "SELECT host, present, since, until, reason FROM presences WHERE until >= ? ORDER BY id"
             for host, present, begin, end, reason in db.execute(query, (iso(since),)):
-                found.setdefault(host, []).append(
-                    Presence(bool(present), _moment(begin), _moment(end), reason)
-                )
+                found.setdefault(host, []).append(Presence(bool(present), moment(begin), moment(end), reason))
             return found
 
         return self._do(work, {})
@@ -151,7 +149,7 @@ class History:
         """Return how full the disk was since a moment, the oldest first."""
         query = "SELECT at, used, total, inodes_used, inodes FROM disk_use WHERE at >= ? ORDER BY at"
         return self._do(
-            lambda db: [DiskUse(_moment(row[0]), *row[1:]) for row in db.execute(query, (iso(since),))], []
+            lambda db: [DiskUse(moment(row[0]), *row[1:]) for row in db.execute(query, (iso(since),))], []
         )
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
@@ -200,17 +198,13 @@ class History:
             LOG.error("The damaged history cannot be set aside: %s", error)
 
 
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
-
-
 def _run(row: tuple[str, ...]) -> Run:
     job, started, finished, outcome, code, reason, snapshot, files, size, sent, *more = row
     regular, changed, changed_bytes = more
     return Run(
         job=job,
-        started_at=_moment(started),
-        finished_at=_moment(finished),
+        started_at=moment(started),
+        finished_at=moment(finished),
         outcome=JobState(outcome),
         exit=None if code is None else int(code),
         reason=reason,

@@ -7,6 +7,7 @@ completed, in UTC, and reads back to exactly that moment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from pathlib import Path
 
 NAME_FORMAT = "%Y-%m-%dT%H%M%SZ"
 SUSPECT = "suspect-"
-NAME_LENGTH = len("2026-11-23T030000Z")
+_NAME = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 
 # Called at least once a second during anything long. It may raise errors.StoppedError.
 Pulse = Callable[[], None]
@@ -281,14 +282,19 @@ def snapshot_name(taken: datetime) -> str:
 
 def snapshot_time(name: str) -> datetime | None:
     """Return the moment a directory name stands for, or None when it is not a snapshot's name."""
-    if len(name) != NAME_LENGTH or not name.isascii():
+    found = _NAME.fullmatch(name)
+    if found is None:
         return None
     try:
-        taken = datetime.strptime(name, NAME_FORMAT).replace(tzinfo=timezone.utc)
+        return datetime(*map(int, found.groups()), tzinfo=timezone.utc)  # type: ignore[arg-type,misc]
     except ValueError:
         return None
-    # strptime is lenient about blanks and signs; only a name that we would write counts.
-    return taken if snapshot_name(taken) == name else None
+
+
+def moment(text: str) -> datetime:
+    """Return the moment that `iso` wrote as text."""
+    # Not strptime: it brings calendars and locales along, for good.
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def iso(moment: datetime | None) -> str | None:

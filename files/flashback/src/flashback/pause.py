@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flashback.disk import META
 from flashback.errors import UsageError
-from flashback.model import Job, iso
+from flashback.model import Job, iso, moment
 
 # Nobody remembers a longer one.
 LONGEST = timedelta(days=31)
@@ -23,7 +23,7 @@ def load(data_dir: Path, now: datetime) -> dict[str, datetime]:
     """Return the end of each pause that still holds, by target; the empty target is everything."""
     try:
         found = json.loads(_file(data_dir).read_text(encoding="utf-8"))
-        ends = {str(target): datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z") for target, text in found.items()}
+        ends = {str(target): moment(text) for target, text in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
     return {target: end for target, end in ends.items() if now < end <= now + LONGEST}

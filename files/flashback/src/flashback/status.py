@@ -22,7 +22,18 @@ from typing import Any
 
 from flashback import __version__, pause, schedule
 from flashback.disk import Disk
-from flashback.model import Config, Job, JobState, Presence, Progress, Run, ServerState, Snapshot, iso
+from flashback.model import (
+    Config,
+    Job,
+    JobState,
+    Presence,
+    Progress,
+    Run,
+    ServerState,
+    Snapshot,
+    iso,
+    moment,
+)
 
 VERSION = 1
 # A working engine writes every few seconds, a sleeping one every minute.
@@ -384,11 +395,6 @@ def queue_table(jobs: Sequence[Document], now: datetime) -> list[str]:
             f"{index.ljust(width[0])}   {last}   {age.rjust(width[2])}/{cycle.ljust(width[3])}   {wording}"
         )
     return lines
-
-
-def moment(text: str) -> datetime:
-    """Return the moment that the document writes as text."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z")
 
 
 def _index(job: Mapping[str, Any]) -> str:
