@@ -65,8 +65,9 @@ def _print_table(made: dict[str, Any]) -> None:
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the jobs of the status document.")
 @click.pass_obj
-def queue(path: Path) -> int:
+def queue(path: Path, as_json: bool) -> int:
     """Show the table of jobs in the form of 2014."""
     from flashback import clock  # noqa: PLC0415 - only what this command needs
     from flashback import status as document  # noqa: PLC0415
@@ -74,7 +75,8 @@ def queue(path: Path) -> int:
     made = document.read(configuration.load(path).run_dir)
     if made is None:
         raise NotNowError("The engine has not written a status yet", "Start it")
-    print("\n".join(document.queue_table(made["jobs"], clock.now())))
+    table = document.queue_table(made["jobs"], clock.now())
+    print(json.dumps(made["jobs"], indent=1) if as_json else "\n".join(table))
     return 0
 
 
