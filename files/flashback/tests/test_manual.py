@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from flashback import manual
 from flashback.cli import COMMANDS, cli
 
@@ -43,12 +44,19 @@ def test_the_reference_is_up_to_date() -> None:
     )
 
 
-def test_bash_completes_commands(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("sna", ["snapshots"]), ("backup la", ["laptop"]), ("backup laptop/home/", ["laptop/home/daily"])],
+)
+def test_bash_completes_commands_and_jobs(rig: Rig, words: str, offered: list[str]) -> None:
     script = rig.call("completion", "bash").stdout
     assert "complete" in script
     program = Path(sys.executable).with_name("flashback")
     assert shutil.which(str(program))
-    asked = f"{script}\nCOMP_WORDS=(flashback sna); COMP_CWORD=1; _flashback_completion {program}"
-    asked += '; echo "${COMPREPLY[@]}"'
+    count = len(words.split())
+    asked = (
+        f"export FLASHBACK_CONFIG={rig.config}\n{script}\nCOMP_WORDS=(flashback {words}); COMP_CWORD={count}"
+    )
+    asked += f'; _flashback_completion {program}; echo "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["snapshots"], done.stderr
+    assert done.stdout.split() == offered, done.stderr

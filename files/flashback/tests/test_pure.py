@@ -108,6 +108,17 @@ def test_what_a_job_cannot_say(setting: str, said: str) -> None:
         config.parse(text, Path("f"))
 
 
+def test_settings_without_effect_are_said() -> None:
+    text = (
+        "data_dir: /d\nhosts: {a: {local: true, mac: '00:11:22:33:44:55', volumes: {v: {source: /x, jobs: "
+        "{daily: {blackouts: ['08:00-18:00']}, weekly: {from: daily, excludes: [x]}}}}}}"
+    )
+    said = "\n".join(config.advice(config.parse(text, Path("f"))))
+    assert "a/v/daily: blackouts count only where always_on is true" in said
+    assert "a/v/daily: is local" in said
+    assert config.advice(config.load(EXAMPLES / "everything.yml")) == []
+
+
 def test_every_setting_is_read() -> None:
     text = (EXAMPLES / "everything.yml").read_text()
     loaded = config.load(EXAMPLES / "everything.yml")

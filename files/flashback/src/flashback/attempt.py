@@ -176,7 +176,8 @@ class Work:
         if not job.before and not job.after:
             return self._back_up(job, address, started, pulse)
         try:
-            _hook(job, job.before, pulse, when="before")
+            # A copy reads nothing on the client: there is nothing to prepare.
+            _hook(job, () if job.copy_of else job.before, pulse, when="before")
             attempt = self._back_up(job, address, started, pulse)
         except _AwayError:
             raise

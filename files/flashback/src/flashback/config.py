@@ -544,6 +544,19 @@ def _contradiction(settings: dict[str, Any], label: str, labels: Iterable[str]) 
     return None
 
 
+def advice(loaded: Config) -> list[str]:
+    """Return what is allowed but has no effect, a sentence for each job and setting."""
+    said = []
+    for job in loaded.jobs:
+        if job.blackouts and not job.always_on:
+            said.append(f"{job.name}: blackouts count only where always_on is true")
+        if job.local and (job.mac or job.only_networks or job.max_rtt_ms):
+            said.append(f"{job.name}: is local, so mac, only_networks and max_rtt_ms have no effect")
+        if not job.guard and job.guard_percent != Job.guard_percent:
+            said.append(f"{job.name}: guard is off, so guard_percent has no effect")
+    return said
+
+
 def name_problem(name: str) -> str | None:
     """Return why a host, volume or label cannot bear this name, or None when it can."""
     if not _NAME.fullmatch(name) or ".." in name:

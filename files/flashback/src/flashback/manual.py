@@ -79,7 +79,8 @@ def _help(command: click.Command) -> str:
 
 def _options(command: click.Command) -> list[tuple[str, str]]:
     context = click.Context(command)
-    found = [parameter.get_help_record(context) for parameter in command.params]
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    found = [option.get_help_record(context) for option in options]
     return [(option, " ".join(text.split())) for option, text in filter(None, found)]
 
 

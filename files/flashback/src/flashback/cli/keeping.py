@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flashback import config as configuration
+from flashback.cli.completing import targets
 from flashback.errors import UsageError
 from flashback.model import Config, Job, snapshot_name, snapshot_time
 
@@ -47,7 +48,7 @@ def unkeep(path: Path, snapshot: str) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
 @click.pass_obj
 def accept(path: Path, target: str) -> int:
     """Let a snapshot that was held back count: its changes are wanted."""
@@ -62,7 +63,7 @@ def accept(path: Path, target: str) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
 @click.pass_obj
 def reject(path: Path, target: str) -> int:
     """Delete a snapshot that was held back: its changes are damage."""
@@ -78,7 +79,7 @@ def reject(path: Path, target: str) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", required=False)
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", required=False, shell_complete=targets)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def retention(path: Path, target: str | None, as_json: bool) -> int:

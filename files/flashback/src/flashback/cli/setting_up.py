@@ -42,6 +42,8 @@ def config_check(path: Path, file: Path | None) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return error.exit_code
+    for line in configuration.advice(loaded):
+        print(f"{loaded.path}: {line}", file=sys.stderr)
     print(f"{loaded.path}: good, {len(loaded.jobs)} jobs")
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from flashback import config as configuration
+from flashback.cli.completing import targets
 from flashback.errors import NotNowError
 
 
@@ -81,7 +82,7 @@ def queue(path: Path, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def snapshots(path: Path, target: str | None, as_json: bool) -> int:
@@ -105,7 +106,7 @@ def snapshots(path: Path, target: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
 @click.option("--no-probe", is_flag=True, help="Do not look for the client.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
@@ -130,7 +131,7 @@ def why(path: Path, target: str, no_probe: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="[HOST/VOLUME/LABEL]", required=False)
+@click.argument("target", metavar="[HOST/VOLUME/LABEL]", required=False, shell_complete=targets)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj

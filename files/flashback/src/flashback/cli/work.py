@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from flashback import config as configuration
+from flashback.cli.completing import targets
 from flashback.model import Config
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def _list_due(loaded: Config) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]")
+@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
 @click.option("--wait", is_flag=True, help="Wait for another run instead of exit status 75.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the commands that are run (not through a daemon).")
 @click.pass_obj
@@ -154,7 +155,7 @@ def _print_progress(progress: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.option("--for", "duration", default="1h", show_default=True, help="How long the job then rests.")
 @click.pass_obj
 def stop(path: Path, target: str | None, duration: str) -> int:
@@ -182,7 +183,7 @@ def stop(path: Path, target: str | None, duration: str) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.option("--for", "duration", default="12h", show_default=True, help="How long, such as 90m or 2d.")
 @click.pass_obj
 def pause(path: Path, target: str | None, duration: str) -> int:
@@ -195,7 +196,7 @@ def pause(path: Path, target: str | None, duration: str) -> int:
 
 
 @click.command()
-@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.pass_obj
 def resume(path: Path, target: str | None) -> int:
     """End a pause, of the same target as it was begun with."""
