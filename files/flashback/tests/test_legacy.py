@@ -1,10 +1,7 @@
-"""Coming from the flashback of 2014: its two configurations, and its tree."""
+"""Coming from the flashback of 2014: its two configurations."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ from flashback import config, legacy
 from flashback.errors import FlashbackError
 from flashback.model import Job
 
-from .rig import Rig, tree
+from .rig import Rig
 
 LEGACY = Path(__file__).parent.parent / "examples/legacy"
 
@@ -92,58 +89,3 @@ def test_the_command_writes_a_file_that_loads(rig: Rig) -> None:
         "exists already"
         in rig.call("config", "import", str(LEGACY / "flashback.json"), "-o", str(rig.top / "new.yml")).stderr
     )
-
-
-def old_tree(rig: Rig, count: int = 3) -> dict[int, object]:
-    """Make what the old engine left: daily.1 is the newest, all hard links of one another."""
-    volume = rig.disk / "laptop/home"
-    volume.mkdir(parents=True)
-    (rig.source / "a").write_text("the same")
-    for number in range(count, 0, -1):
-        link = [f"--link-dest={volume}/daily.{number + 1}"] if number < count else []
-        subprocess.run(["rsync", "-aHAXS", *link, f"{rig.source}/", f"{volume}/daily.{number}"], check=True)
-        moment = datetime(2014, 2, 26 - number, 12, tzinfo=timezone.utc).timestamp()
-        os.utime(volume / f"daily.{number}", (moment, moment))
-    (volume / "daily.0").mkdir()
-    (volume / "daily.stdout").write_text("")
-    return {number: tree(volume / f"daily.{number}")[1:] for number in range(1, count + 1)}
-
-
-def test_b02_an_old_tree_is_taken_over_and_the_next_backup_sends_nothing(rig: Rig) -> None:
-    before = old_tree(rig)
-    assert "3 trees would be taken over" not in rig.call("adopt", "--dry-run").stdout
-    assert (rig.disk / "laptop/home/daily.1").is_dir()
-    done = rig.call("adopt")
-    assert done.returncode == 0, done.stderr
-    assert "daily.stdout: not a snapshot, stays" in done.stderr
-    names = ["2014-02-23T120000Z", "2014-02-24T120000Z", "2014-02-25T120000Z"]
-    assert [path.name for path in rig.complete()] == names
-    assert [tree(path)[1:] for path in rig.complete()] == [before[3], before[2], before[1]]
-    snapshot = rig.back_up()
-    assert (snapshot / "a").stat().st_ino == (rig.label / names[-1] / "a").stat().st_ino
-
-
-def test_equal_times_keep_their_order(rig: Rig) -> None:
-    old_tree(rig)
-    for number in (1, 2, 3):
-        os.utime(rig.disk / f"laptop/home/daily.{number}", (10**9, 10**9))
-    inodes = [(rig.disk / f"laptop/home/daily.{number}").stat().st_ino for number in (3, 2, 1)]
-    assert rig.call("adopt").returncode == 0
-    assert [path.stat().st_ino for path in rig.complete()] == inodes
-
-
-def test_an_interrupted_adoption_is_finished(rig: Rig) -> None:
-    old_tree(rig)
-    (rig.disk / "laptop/home/daily").mkdir()
-    (rig.disk / "laptop/home/daily.3").rename(rig.disk / "laptop/home/daily/2014-02-23T120000Z")
-    assert rig.call("adopt").returncode == 0
-    assert len(rig.complete()) == 3
-
-
-def test_trees_older_than_a_new_backup_are_refused(rig: Rig) -> None:
-    old_tree(rig)
-    rig.back_up()
-    done = rig.call("adopt")
-    assert done.returncode == 1
-    assert "only before the first backup" in done.stderr
-    assert (rig.disk / "laptop/home/daily.1").is_dir()

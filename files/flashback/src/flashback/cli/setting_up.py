@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -76,21 +77,42 @@ def config_import(old: Path, output: Path | None) -> int:
 
 
 @click.command()
+@click.option(
+    "--from",
+    "tree",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder of the disk that holds HOST/VOLUME/LABEL.1, if not the disk itself.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only list what would be renamed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the renames and what is to be known as JSON.")
 @click.pass_obj
-def adopt(path: Path, dry_run: bool) -> int:
-    """Take over the snapshots of the flashback of 2014 that lie on the backup disk; nothing is copied."""
+def adopt(path: Path, tree: Path | None, dry_run: bool, as_json: bool) -> int:
+    """Take over the snapshots of the flashback of 2014 that lie on the backup disk; nothing is copied.
+
+    Stop the old engine first. Everything is a rename; begun again after an interruption it finishes the rest.
+    """
     from flashback import adopt as action  # noqa: PLC0415 - only what this command needs
     from flashback import clock, disk  # noqa: PLC0415
 
     loaded = configuration.load(path)
+    root = loaded.data_dir
     with disk.locked(loaded):
-        moves, left = action.plan(loaded.data_dir, clock.now())
-        if not dry_run:
-            action.carry_out(loaded.data_dir, moves)
+        moves, notes = action.unfinished(root), ["an interrupted adoption is finished first"]
+        if not moves:
+            found = action.plan(root, tree or root, loaded.jobs, clock.now())
+            moves, notes = found.moves, found.notes
+            if moves and not dry_run:
+                action.begin(root, moves)
+        if moves and not dry_run:
+            action.finish(root)
+    if as_json:
+        rows = [{"old": action.shown(move.old), "new": action.shown(move.new)} for move in moves]
+        print(json.dumps({"renamed": not dry_run, "moves": rows, "notes": notes}, indent=1))
+        return 0
     for move in moves:
-        print(f"{move.old} -> {move.new}")
-    for line in left:
+        print(f"{action.shown(move.old)} -> {action.shown(move.new)}")
+    for line in notes:
         print(f"! {line}", file=sys.stderr)
     print(f"{len(moves)} trees {'would be' if dry_run else 'are'} taken over")
     return 0
