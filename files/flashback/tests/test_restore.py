@@ -9,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from flashback import changes
+from flashback.guard import Totals
+from flashback.model import Changes
 
 from .rig import CLI, Rig, keygen, tree
 from .test_backup import torture
@@ -44,6 +47,19 @@ def test_a_zip_to_standard_output_keeps_what_zip_can(rig: Rig) -> None:
         assert archive.read("link") == b"dir/a"
         assert archive.read("bad\\xff\\xfe") == b"bad\xff\xfe"
         assert archive.getinfo("suid").external_attr >> 16 & 0o7777 == 0o6711
+
+
+def test_an_archive_never_goes_through_a_link_nor_onto_the_backup_disk(rig: Rig) -> None:
+    (rig.source / "a").write_text("precious")
+    snapshot = rig.back_up()
+    (rig.top / "link.tar").symlink_to(snapshot / "a")
+    words = ["restore", "laptop/home", "--as", "tar", "--overwrite", "--to"]
+    assert "is no plain file" in rig.call(*words, str(rig.top / "link.tar")).stderr
+    assert "is on the backup disk" in rig.call(*words, str(snapshot / "a")).stderr
+    assert "goes with files only" in rig.call(*words, str(rig.top / "x.tar"), "--dry-run").stderr
+    assert (snapshot / "a").read_text() == "precious"
+    assert not (rig.top / "x.tar").exists()
+    assert not list(rig.top.glob(".*unfinished"))
 
 
 def writable(rig: Rig) -> None:
@@ -153,6 +169,29 @@ def test_a_diff_names_what_was_added_removed_and_changed(rig: Rig) -> None:
         "diff", f"laptop/home/daily/{one.name}", f"laptop/home/daily/{two.name}", "--content"
     ).stdout
     assert f"{one.name} -> {two.name}: 2 added, 2 changed, 1 removed" in said
+
+
+def test_a_folder_that_became_a_link_is_not_followed(rig: Rig) -> None:
+    (rig.source / "etc").mkdir()
+    (rig.source / "etc/mine").write_text("1")
+    (rig.source / "etc/sub").mkdir()
+    one = rig.back_up()
+    (rig.source / "etc/mine").unlink()
+    (rig.source / "etc/sub").rmdir()
+    (rig.source / "etc").rmdir()
+    (rig.source / "etc").symlink_to("/etc")
+    assert rig.call("backup", "laptop").returncode == 1  # held back: no file is left
+    assert rig.call("accept", "laptop").returncode == 0
+    two = rig.complete()[-1]
+    for old, new, what in ((one, two, "removed"), (two, one, "added")):
+        said = rig.call(
+            "diff", f"laptop/home/daily/{old.name}", f"laptop/home/daily/{new.name}", "--json"
+        ).stdout
+        assert {each["path"]: each["what"] for each in map(json.loads, said.splitlines())} == {
+            "etc": "type", "etc/mine": what,
+        }  # fmt: skip
+    assert changes.walk(one, two) == (Changes(0, 0, 0, 0), Totals(1, 1))
+    assert changes.walk(two, one) == (Changes(1, 1, 0, 0), Totals(0, 0))
 
 
 def test_marked_snapshots_stay_and_the_rules_are_explained(rig: Rig) -> None:

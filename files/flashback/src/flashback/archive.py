@@ -22,8 +22,9 @@ TAR = (
     "tar", "--create", "--format=pax", "--sparse", "--acls", "--xattrs", "--xattrs-include=*",
     "--xattrs-exclude=trusted.SGI_ACL_*", "--numeric-owner", "--pax-option=delete=atime,delete=ctime",
 )  # fmt: skip
-# The earliest moment that a zip file knows.
+# The earliest and the latest moment that a zip file knows.
 EPOCH = (1980, 1, 1, 0, 0, 0)
+LATEST = (2107, 12, 31, 23, 59, 58)
 
 
 def tar(top: Path, paths: Sequence[str], target: BinaryIO) -> None:
@@ -52,7 +53,7 @@ def _add(archive: zipfile.ZipFile, top: Path, path: Path, lost: list[str]) -> No
     # Names in a zip are text: bytes that are none become visible signs.
     name = os.fsencode(path.relative_to(top)).decode("utf-8", "backslashreplace")
     taken = datetime.fromtimestamp(status.st_mtime)
-    info = zipfile.ZipInfo(name or ".", max(EPOCH, (*taken.timetuple()[:6],)))
+    info = zipfile.ZipInfo(name or ".", min(LATEST, max(EPOCH, (*taken.timetuple()[:6],))))
     info.external_attr = (status.st_mode & 0xFFFF) << 16
     info.compress_type = zipfile.ZIP_DEFLATED
     if stat.S_ISDIR(status.st_mode):

@@ -57,22 +57,23 @@ def walk(old: Path, new: Path) -> tuple[Changes, Totals]:
     """Do the counting in this process."""
     files = size = kept = kept_bytes = 0
     before_files = before_bytes = 0
-    pending = [b""]
+    # Where only one tree has a folder the other may have a link, which must not be followed.
+    pending = [(b"", True, True)]
     while pending:
-        folder = pending.pop()
-        for name, entry in _entries(old, folder):
+        folder, in_old, in_new = pending.pop()
+        for name, entry in _entries(old, folder) if in_old else ():
+            path = folder + b"/" + name
             if stat.S_ISREG(entry.st_mode):
                 before_files += 1
                 before_bytes += entry.st_size
             elif stat.S_ISDIR(entry.st_mode):
-                pending.append(folder + b"/" + name)
-        for name, entry in _entries(new, folder):
-            if not stat.S_ISREG(entry.st_mode) and not stat.S_ISDIR(entry.st_mode):
-                continue
-            before = _status(old, folder + b"/" + name)
-            if stat.S_ISDIR(entry.st_mode):
-                if before is None or not stat.S_ISDIR(before.st_mode):
-                    pending.append(folder + b"/" + name)
+                pending.append((path, True, in_new and _is_folder(_status(new, path))))
+        for name, entry in _entries(new, folder) if in_new else ():
+            path = folder + b"/" + name
+            before = _status(old, path) if in_old else None
+            if stat.S_ISDIR(entry.st_mode) and not _is_folder(before):
+                pending.append((path, False, True))
+            if not stat.S_ISREG(entry.st_mode):
                 continue
             files += 1
             size += entry.st_size
@@ -97,6 +98,10 @@ def _status(top: Path, path: bytes) -> os.stat_result | None:
         return os.lstat(os.fsencode(top) + path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _is_folder(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _same(one: os.stat_result, other: os.stat_result) -> bool:

@@ -111,8 +111,14 @@ def _differences(old: Path, new: Path, folder: str, content: bool) -> Iterator[D
         what = _changed(old / path, new / path, one, other, content)
         if what:
             yield Difference(what, path, other.st_size)
-        if stat.S_ISDIR(one.st_mode) or stat.S_ISDIR(other.st_mode):
+        # Where only one tree has a folder the other may have a link, which must not be followed.
+        folders = (stat.S_ISDIR(one.st_mode), stat.S_ISDIR(other.st_mode))
+        if all(folders):
             yield from _differences(old, new, path, content)
+        elif folders[0]:
+            yield from (Difference("removed", each, status.st_size) for each, status in _walk(old, path))
+        elif folders[1]:
+            yield from (Difference("added", each, status.st_size) for each, status in _walk(new, path))
 
 
 def _changed(old: Path, new: Path, one: os.stat_result, other: os.stat_result, content: bool) -> str:

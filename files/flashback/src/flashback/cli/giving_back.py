@@ -80,17 +80,33 @@ def _progress() -> Any:
 def _pack(loaded: Config, target: str, given: dict[str, Any]) -> int:
     from flashback import restore as action  # noqa: PLC0415 - only this command needs it
 
+    if given["dry_run"]:
+        raise UsageError("--dry-run goes with files only", "Leave --as or --dry-run out")
     snapshot, sources = action.chosen(loaded, target, given["paths"], given["name"])
     if given["to"] == "-":
         return _write(snapshot, sources, given["form"], sys.stdout.buffer, "standard output")
     place = Path(given["to"])
+    _check_file(loaded, place, given["overwrite"])
+    fresh = place.with_name(f".{place.name}.unfinished")
+    try:
+        with fresh.open("xb") as file:
+            status = _write(snapshot, sources, given["form"], file, str(place))
+        fresh.replace(place)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return status
+
+
+def _check_file(loaded: Config, place: Path, overwrite: bool) -> None:
+    """Refuse to write an archive over what is no plain file, or onto the backup disk."""
     if place.parent.resolve().is_relative_to(loaded.data_dir.resolve()):
         raise UsageError(f"{place} is on the backup disk", "Name a file on another disk")
-    try:
-        with place.open("wb" if given["overwrite"] else "xb") as file:
-            return _write(snapshot, sources, given["form"], file, str(place))
-    except FileExistsError:
-        raise UsageError(f"{place} exists already", "Name another file, or use --overwrite") from None
+    if not place.parent.is_dir():
+        raise UsageError(f"{place.parent} is not a directory", "Make it, or name another file")
+    if place.is_symlink() or (place.exists() and not place.is_file()):
+        raise UsageError(f"{place} is no plain file", "Name another one")
+    if place.exists() and not overwrite:
+        raise UsageError(f"{place} exists already", "Name another file, or use --overwrite")
 
 
 def _write(snapshot: Snapshot, sources: list[str], form: str, file: BinaryIO, place: str) -> int:
