@@ -54,7 +54,15 @@ def config_check(path: Path, file: Path | None) -> int:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to this file, which must not exist."
 )
-def config_import(old: Path, output: Path | None) -> int:
+@click.option(
+    "--excludes",
+    "trees",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Look here too for HOST/VOLUME/excludes and the config files of the old disk; may be repeated.",
+)
+def config_import(old: Path, output: Path | None, trees: tuple[Path, ...]) -> int:
     """Read a configuration of the flashback of 2014 (JSON, or flashback.conf with flashback.jobs beside it).
 
     The new one goes to standard output; what could not be carried over is listed on standard error.
@@ -62,7 +70,7 @@ def config_import(old: Path, output: Path | None) -> int:
     from flashback import legacy  # noqa: PLC0415 - only what this command needs
     from flashback.errors import UsageError  # noqa: PLC0415
 
-    made = legacy.convert(old)
+    made = legacy.convert(old, trees)
     for note in made.notes:
         print(f"! {note}", file=sys.stderr)
     if output is None:
