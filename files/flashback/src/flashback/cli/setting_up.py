@@ -141,13 +141,13 @@ def completion(shell: str) -> int:
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="As Markdown instead of a man page.")
-def manual(markdown: bool) -> int:
+@click.option("--man/--markdown", "as_page", default=True, help="A man page, or the same as Markdown.")
+def manual(as_page: bool) -> int:
     """Print the manual page (`flashback manual | man -l -`)."""
     from flashback import manual as book  # noqa: PLC0415 - only what this command needs
     from flashback.cli import cli  # noqa: PLC0415
 
-    print(book.markdown(cli) if markdown else book.man_page(cli), end="")
+    print(book.man_page(cli) if as_page else book.markdown(cli), end="")
     return 0
 
 
