@@ -99,6 +99,9 @@ def test_b09_a_quoted_no_disables_nothing_but_is_refused() -> None:
         ("from: weekly", "no other job of this volume"),
         ("exclude_file: a/b", "a file's name"),
         ("exclude_larger_than: 5", "a size with its unit"),
+        ("rsync_options: [--exclude, x]", "lacks its value"),
+        ("rsync_options: [--compress-level]", "lacks its value"),
+        ("rsync_options: [--acls=x]", "takes no value"),
     ],
 )
 def test_what_a_job_cannot_say(setting: str, said: str) -> None:

@@ -239,3 +239,10 @@ def test_the_ciphers_are_measured(rig: Rig) -> None:
     assert "MB/s" in said.stdout
     assert "ssh: {ciphers: [" in said.stdout
     assert "cannot be fetched" in rig.call("bench-ssh", "laptop/home", "none").stderr
+
+
+def test_a_missing_source_is_no_part_of_a_backup(rig: Rig) -> None:
+    for where in ("source: '/gone'", f"source: '{rig.source}/gone', local: true"):
+        rig.configure(f"{{{where}, accept_partial: true}}")
+        assert rig.call("backup", "laptop").returncode == 1
+    assert rig.complete() == []

@@ -77,6 +77,14 @@ RSYNC_OPTIONS = frozenset(
     ]
 )
 
+WITH_VALUE = frozenset(
+    [
+        *("--bwlimit", "--checksum-choice", "--compress-choice", "--compress-level", "--exclude", "--filter"),
+        *("--iconv", "--include", "--max-alloc", "--max-size", "--min-size", "--modify-window"),
+        *("--skip-compress", "--timeout"),
+    ]
+)
+
 
 class _BadValueError(ValueError):
     """A value that is not allowed; the text says what is wrong and what is allowed."""
@@ -329,6 +337,12 @@ def _rsync_options(node: yaml.Node) -> tuple[str, ...]:
         if value.split("=", 1)[0] not in RSYNC_OPTIONS:
             allowed = " ".join(sorted(RSYNC_OPTIONS))
             raise _BadValueError(f"`{value}` is not an rsync option that may be added, allowed are {allowed}")
+        # A value as the next word would swallow one of the engine's own options.
+        name, sign, given = value.partition("=")
+        if name in WITH_VALUE and not given:
+            raise _BadValueError(f"`{value}` lacks its value, wanted is {name}=...")
+        if name not in WITH_VALUE and sign:
+            raise _BadValueError(f"`{value}` takes no value, wanted is {name}")
     return values
 
 

@@ -41,6 +41,8 @@ _SYS_ADMIN = 21
 _SETTABLE = ("+xsr security.capability", "-xsr security.*", "-xsr trusted.*", "-xsr system.*")
 # xfs shows root the access control lists as attributes too; rsync would take them for strangers.
 _NEVER = ("-xsr trusted.SGI_ACL_*", "-xsr system.*")
+# The source itself, not a file below it, could not be entered.
+_NO_SOURCE = re.compile(r"^rsync: .*\b(?:change_dir|link_stat) .* failed", re.MULTILINE)
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 # rsync(1), "EXIT VALUES"; 255 is ssh's own.
@@ -230,8 +232,6 @@ def _transferred(job: Job, ended: process.Finished) -> Transferred:
     verdict = judge(ended.code, ended.stderr, ended.timed_out)
     if ended.stalled:
         verdict = Verdict(False, f"nothing moved for {job.stall_timeout} s (stall_timeout)")
-    if ended.code == PARTIAL and job.accept_partial:
-        verdict = Verdict(True, verdict.note)
     figures = {
         name: _figure(ended.stdout, words)
         for name, words in (
@@ -243,6 +243,10 @@ def _transferred(job: Job, ended: process.Finished) -> Transferred:
             ("changed_bytes", "Total transferred file size"),
         )
     }
+    # A source that is missing as a whole is no part of it.
+    usable = figures["files"] > 1 and not _NO_SOURCE.search(ended.stderr)
+    if ended.code == PARTIAL and job.accept_partial and usable and not (ended.stalled or ended.timed_out):
+        verdict = Verdict(True, verdict.note)
     regular = re.search(r"^Number of files: \d+ \(.*?reg: (\d+)", ended.stdout, re.MULTILINE)
     return Transferred(verdict, ended.code, **figures, regular=int(regular[1]) if regular else 0)
 
