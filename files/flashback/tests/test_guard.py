@@ -79,3 +79,15 @@ def test_changes_are_counted_by_walking_both_trees(tmp_path: Path) -> None:
 
 def test_the_figures_of_rsync_tell_the_same() -> None:
     assert from_figures(10, 1000, 3, 250) == Changes(10, 1000, 7, 750)
+
+
+@given(st.integers(1, 2000), st.integers(0, 100), st.lists(st.floats(0, 1), max_size=30))
+def test_another_disk_at_the_same_place_is_held_back(files: int, percent: int, usual: list[float]) -> None:
+    kept = files * percent // 100
+    before, changes = Totals(files, files * 10), Changes(files, files * 10, kept, kept * 10)
+    said = judge(changes, before, usual, 100, moved=True)
+    assert (said is not None and "another file system" in said) == (files - kept > files * 0.1)
+
+
+def test_a_replaced_disk_that_was_copied_is_no_stranger() -> None:
+    assert judge(Changes(1000, 10**6, 1000, 10**6), BEFORE, [], 50, moved=True) is None

@@ -286,7 +286,9 @@ class Work:
             found = changes.from_figures(done.regular, done.bytes, done.changed, done.changed_bytes)
             before = guard.Totals(known.regular, known.bytes)
         complete = {each.name for each in self._store.snapshots(job)}
-        return guard.judge(found, before, guard.turnover(history, complete), job.guard_percent)
+        here, there = transfer.source_identity(job), known.source if known else ""
+        moved = bool(here and there) and here != there
+        return guard.judge(found, before, guard.turnover(history, complete), job.guard_percent, moved=moved)
 
     def _keep(self, fill: Fill) -> None:
         """Make what has arrived safe for the run that continues it. Best effort: the disk may be gone."""
@@ -400,6 +402,7 @@ class Work:
             outcome=JobState.SUCCEEDED if snapshot else JobState.FAILED,
             reason=reason,
             snapshot=snapshot.name if snapshot else None,
+            source=transfer.source_identity(job) if snapshot else "",
         )
         if done is None:
             return run

@@ -5,7 +5,9 @@ has no file of the same path and content.  A snapshot is suspicious when the sou
 file any more, or when more than `percent` of the files, or of the bytes, were lost or
 altered, unless the job's history shows such turnover as its habit: the share must also
 exceed twice the third largest of the last runs.  Trees of a few files turn over completely
-when somebody tidies up; below SMALL files only an emptied source counts.
+when somebody tidies up; below SMALL files only an emptied source counts.  When the source
+is on another file system than before, another disk may have been mounted there: then far
+less is too much, however few files there are.
 
 The sacred rule: an emptied source is always held back.
 """
@@ -22,6 +24,8 @@ from flashback.model import SUSPECT, Changes, Run
 SMALL = 20
 # A job that loses or alters this share every night (a folder of dumps) has no usual to be compared with.
 ALMOST_ALL = 0.9
+# ... and from another file system this share is too much: a disk that was copied and replaced loses nothing.
+STRANGER = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,12 @@ class Totals:
 
 
 def judge(  # noqa: PLR0911 - one line for each answer
-    changes: Changes, before: Totals, usual: Sequence[float], percent: int
+    changes: Changes, before: Totals, usual: Sequence[float], percent: int, *, moved: bool = False
 ) -> str | None:
     """Return why a new snapshot should be held back, in one sentence, or None when it looks well.
 
-    `usual` has the share of lost or altered files of earlier runs, from 0 to 1.
+    `usual` has the share of lost or altered files of earlier runs, from 0 to 1; `moved` tells that the
+    source is on another file system than before.
     """
     if before.files == 0:
         return None
@@ -46,9 +51,14 @@ def judge(  # noqa: PLR0911 - one line for each answer
             f"the source holds no file any more, the newest snapshot has {before.files}; "
             "is its disk mounted on the client?"
         )
+    gone = share(before.files - changes.kept, before.files)
+    if moved and gone > STRANGER:
+        return (
+            f"the source is on another file system than before, and {before.files - changes.kept} of the "
+            f"{before.files} files of the newest snapshot ({gone:.0%}) are not there; is it the right disk?"
+        )
     if before.files < SMALL:
         return None
-    gone = share(before.files - changes.kept, before.files)
     gone_bytes = share(before.bytes - changes.kept_bytes, before.bytes)
     limit = max(percent / 100, min(2 * habit(usual), ALMOST_ALL))
     if habit(usual) >= ALMOST_ALL:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import sqlite3
 
 LOG = logging.getLogger("flashback.history")
-VERSION = 1
+VERSION = 2
 # Years of daily figures fit into a megabyte; probes come every few minutes and are kept as spans.
 KEPT_DAYS = 800
 _COLUMNS = (
     "job, started_at, finished_at, outcome, exit, reason, snapshot, files, bytes, bytes_transferred,"
-    " regular, changed, changed_bytes"
+    " regular, changed, changed_bytes, source"
 )
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -43,7 +43,8 @@ CREATE TABLE IF NOT EXISTS runs (
     bytes_transferred INTEGER NOT NULL,
     regular INTEGER NOT NULL,
     changed INTEGER NOT NULL,
-    changed_bytes INTEGER NOT NULL
+    changed_bytes INTEGER NOT NULL,
+    source TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runs_by_job ON runs (job, id);
 CREATE TABLE IF NOT EXISTS presences (
@@ -63,6 +64,8 @@ CREATE TABLE IF NOT EXISTS disk_use (
     inodes INTEGER NOT NULL
 );
 """
+# How the tables of an older version become those of this one.
+_UPGRADES = {1: "ALTER TABLE runs ADD COLUMN source TEXT NOT NULL DEFAULT '';"}
 T = TypeVar("T")
 
 
@@ -88,6 +91,7 @@ class History:
             run.regular,
             run.changed,
             run.changed_bytes,
+            run.source,
         )
         marks = ", ".join("?" * len(values))
         self._do(lambda db: db.execute(f"INSERT INTO runs ({_COLUMNS}) VALUES ({marks})", values), None)  # noqa: S608 - constants
@@ -178,8 +182,9 @@ class History:
             # A rollback journal, written through: the one mode that survives a pulled USB plug everywhere.
             db.execute("PRAGMA journal_mode = DELETE")
             db.execute("PRAGMA synchronous = FULL")
-            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
-                db.executescript(_SCHEMA)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                db.executescript(_UPGRADES.get(version, _SCHEMA))
                 db.execute(f"PRAGMA user_version = {VERSION}")
             with db:
                 return work(db)
@@ -200,7 +205,7 @@ class History:
 
 def _run(row: tuple[str, ...]) -> Run:
     job, started, finished, outcome, code, reason, snapshot, files, size, sent, *more = row
-    regular, changed, changed_bytes = more
+    regular, changed, changed_bytes, source = more
     return Run(
         job=job,
         started_at=moment(started),
@@ -215,4 +220,5 @@ def _run(row: tuple[str, ...]) -> Run:
         regular=int(regular),
         changed=int(changed),
         changed_bytes=int(changed_bytes),
+        source=source,
     )

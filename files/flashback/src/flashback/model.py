@@ -247,6 +247,8 @@ class Run:
     regular: int = 0
     changed: int = 0
     changed_bytes: int = 0
+    source: str = ""
+    """Identity of the file system that the source was on; empty where it cannot be seen."""
 
     @property
     def duration(self) -> int:

@@ -8,6 +8,7 @@ of files that older snapshots share.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,8 @@ _NEVER = ("-xsr trusted.SGI_ACL_*", "-xsr system.*")
 _NO_SOURCE = re.compile(r"^rsync: .*\b(?:change_dir|link_stat) .* failed", re.MULTILINE)
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
+# What an old rsync answers to an option that it does not know.
+_NOT_UNDERSTOOD = (1, 2, 4)
 # rsync(1), "EXIT VALUES"; 255 is ssh's own.
 _MEANINGS = {
     1: "rsync was called wrongly",
@@ -105,6 +108,8 @@ def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
         return Verdict(True)
     if code == 24:
         return Verdict(True, "some files vanished on the client while they were read")
+    if code in _NOT_UNDERSTOOD:
+        detail += "; `flashback probe` tells what the client's rsync lacks"
     meaning = f"rsync was ended by signal {-code}" if code < 0 else _MEANINGS.get(code, "rsync failed")
     return Verdict(False, f"{meaning} (rsync exit {code})" + (f": {detail}" if detail else ""))
 
@@ -263,6 +268,19 @@ def _together(before: Transferred | None, last: Transferred) -> Transferred:
         changed=before.changed + last.changed,
         changed_bytes=before.changed_bytes + last.changed_bytes,
     )
+
+
+def source_identity(job: Job) -> str:
+    """Return what tells the file system of a local source from others; empty where it cannot be seen.
+
+    rsync tells nothing about the file systems of a client.
+    """
+    if not job.local or is_pattern(job.source):
+        return ""
+    try:
+        return f"{os.statvfs(job.source).f_fsid:x}"
+    except OSError:
+        return ""
 
 
 def source_missing(config: Config, job: Job, address: str, pulse: Pulse) -> bool:

@@ -38,6 +38,9 @@ from flashback.store.trees import (
     walk,
 )
 
+# Where rsync keeps a file whose transfer was interrupted: in the subvolume, for nothing can be renamed out
+# of it. No source has a folder of this name at its top.
+UNFINISHED = ".flashback-unfinished-b94f1c6e"
 # Below this size writing a file anew costs less than finding out what changed in it, in bytes.
 LARGE = 16 << 20
 # List of the large files that must not be changed in place; beside `incoming`, so that any name can be in it.
@@ -47,7 +50,7 @@ IN_PLACE = (
     "--existing", "--inplace", "--no-whole-file", f"--min-size={LARGE}", "--no-hard-links",
     "--omit-dir-times", "--from0", f"--exclude-from={SEVERAL_NAMES}",
 )  # fmt: skip
-REST = ("--delete", "--delete-excluded")
+REST = ("--delete", "--delete-excluded", f"--filter=P /{UNFINISHED}")
 # Seconds that cleaning may take, and how many looks in a row must see the same.
 CLEANING = 120.0
 STILL = 3
@@ -71,11 +74,12 @@ class BtrfsStore(Trees):
         if continued:
             # An interrupted commit may have made it read-only already.
             _read_only(where / INCOMING, False)
-            drop_unsynced(where / INCOMING, synced_before(where), pulse)
+            drop_unsynced(where / INCOMING, synced_before(where), where / INCOMING / UNFINISHED, pulse)
         else:
             self._make_incoming(where, newest, pulse)
         _list_several_names(where, pulse)
-        passes = (IN_PLACE, REST) if newest is not None else (REST,)
+        rest = (*REST, f"--partial-dir={where / INCOMING / UNFINISHED}")
+        passes = (IN_PLACE, rest) if newest is not None else (rest,)
         fill = Fill(job, Destination(where, INCOMING, passes), newest, continued)
         self.checkpoint(fill, pulse)
         return fill
@@ -123,6 +127,10 @@ class BtrfsStore(Trees):
         sync_directory(where)
 
     def _seal(self, tree: Path) -> None:
+        if (tree / UNFINISHED).is_dir():
+            times = tree.stat()
+            remove_trees(tree, [UNFINISHED], process.no_pulse)
+            os.utime(tree, ns=(times.st_atime_ns, times.st_mtime_ns))
         _read_only(tree, True)
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:

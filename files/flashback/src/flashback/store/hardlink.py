@@ -22,6 +22,7 @@ from flashback.store import Fill
 from flashback.store.trees import (
     INCOMING,
     LONG,
+    PARTIAL,
     Trees,
     drop_unsynced,
     names,
@@ -53,7 +54,7 @@ class HardlinkStore(Trees):
         left = _leftovers(where)[::-1]
         bases = ([newest.name] if newest else []) + left + [each.name for each in self.suspects(job)][-1:]
         # rsync reads a relative --link-dest from inside the directory that it fills.
-        options = tuple(f"--link-dest=../{name}" for name in bases)
+        options = (*(f"--link-dest=../{name}" for name in bases), f"--partial-dir={where / PARTIAL}")
         fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=len(bases) > 1)
         self.checkpoint(fill, pulse)
         return fill
@@ -75,7 +76,8 @@ class HardlinkStore(Trees):
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
         where = fill.destination.where
-        remove_trees(where, _leftovers(where), pulse)
+        partial = [PARTIAL] if (where / PARTIAL).is_dir() else []
+        remove_trees(where, [*_leftovers(where), *partial], pulse)
 
     def _set_aside(self, where: Path, pulse: Pulse) -> None:
         """Move an interrupted fill to incoming.N, without the files a power cut may have hollowed out.
@@ -83,7 +85,7 @@ class HardlinkStore(Trees):
         The order makes an interruption of this very step harmless: until the rename the tree
         is still `incoming` with its old checkpoint, and everything here is done again.
         """
-        drop_unsynced(where / INCOMING, synced_before(where), pulse)
+        drop_unsynced(where / INCOMING, synced_before(where), where / PARTIAL, pulse)
         sync(where, pulse)
         numbers = [int(name.rpartition(".")[2]) for name in _leftovers(where)]
         (where / INCOMING).rename(where / f"{INCOMING}.{max(numbers, default=0) + 1}")

@@ -4,6 +4,7 @@
     HOST/VOLUME/LABEL/suspect-2026-11-23T030000Z/  held back by the guard
     HOST/VOLUME/LABEL/incoming/                    being filled
     HOST/VOLUME/LABEL/incoming.synced              what arrived before this moment is safely on the disk
+    HOST/VOLUME/LABEL/incoming.partial/            a file that was interrupted (btrfs: in incoming)
     HOST/VOLUME/LABEL/expired-.../                 being deleted
     HOST/VOLUME/LABEL/kept.json                    snapshots that a person marked, with their notes
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +30,11 @@ from flashback.store import Fill
 
 INCOMING = "incoming"
 SYNCED = "incoming.synced"
+PARTIAL = "incoming.partial"
 EXPIRED = "expired-"
 KEPT = "kept.json"
+# How rsync names a file that it is writing: .NAME.XXXXXX (receiver.c).
+_UNFINISHED = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")
 # Deleting or syncing a large tree on a USB 2 disk takes hours, in seconds.
 LONG = 86400.0
 # The clock may have been corrected while rsync ran; a little is waited for, in seconds.
@@ -261,18 +266,27 @@ def synced_before(where: Path) -> int:
         return 0
 
 
-def drop_unsynced(tree: Path, checkpoint: int, pulse: Pulse) -> None:
+def drop_unsynced(tree: Path, checkpoint: int, partial: Path, pulse: Pulse) -> None:
     """Remove every file that was finished, linked or changed since the checkpoint.
 
     After a power cut such a file can have its name, size and time, but not its content;
     rsync would take it for good.  Removing the name leaves the inode to the snapshots that
-    hold it.
+    hold it.  A file that rsync had not finished goes to `partial`: from there rsync takes no
+    block without comparing its checksum, so it may hold anything.
     """
     for count, entry in enumerate(walk(tree)):
         if count % 500 == 0:
             pulse()
+        if entry.path == str(partial) or entry.path.startswith(f"{partial}/"):
+            continue
         status = entry.stat(follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode) and status.st_ctime_ns >= checkpoint:
+        if stat.S_ISDIR(status.st_mode) or status.st_ctime_ns < checkpoint:
+            continue
+        unfinished = _UNFINISHED.fullmatch(entry.name)
+        if unfinished and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            partial.mkdir(mode=0o700, exist_ok=True)
+            Path(entry.path).rename(partial / unfinished[1])
+        else:
             Path(entry.path).unlink()
 
 
