@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 
-from flashback import care, clock, disk, pause, process, schedule
+from flashback import attempt, care, clock, disk, pause, process, schedule
 from flashback.attempt import CHECKPOINT, Attempt, Observer, Work
 from flashback.errors import CancelledError, NotNowError, StoppedError, UsageError
 from flashback.history import History
@@ -104,6 +104,12 @@ def run_pass(
         raise
 
 
+def sweep(config: Config, pulse: Pulse) -> None:
+    """Delete what has expired, where no daemon does it between the backups."""
+    with disk.locked(config):
+        attempt.sweep(open_store(config.data_dir), config.jobs, pulse)
+
+
 def _log_queue(board: Board) -> None:
     """Let the log tell how all jobs stand after a pass that did something."""
     now = board.now()
@@ -148,9 +154,9 @@ def _clock_problem(board: Board, pulse: Pulse) -> str | None:
 
 
 def _tidy(board: Board, store: Store, pulse: Pulse) -> None:
-    """Delete what interrupted expiries left, and give snapshots from the future a possible name."""
+    """Give snapshots from the future a possible name."""
     for job in board.config.jobs:
-        Work.sweep(store, job, pulse)
+        pulse()
         found = board.snapshots.get(job.name, [])
         before = found[-2].taken if len(found) > 1 else None
         name = schedule.misnamed(board.newest(job), before, board.now())

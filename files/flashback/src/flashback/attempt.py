@@ -11,16 +11,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from flashback import changes, clock, disk, guard, process, reach, retention, space, transfer, wake
+from flashback import changes, clock, disk, guard, process, reach, retention, space, survey, transfer, wake
 from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError
 from flashback.history import History
+from flashback.listing import UnclearError
 from flashback.model import Job, JobState, Progress, Pulse, Run, ServerState, Snapshot
+from flashback.shelf import Shelf
 from flashback.status import Board, Running, held_back, watched
 from flashback.store import Fill, Store
+from flashback.survey import Survey
 from flashback.transfer import Transferred
 
 LOG = logging.getLogger("flashback")
@@ -59,6 +62,17 @@ def describe(attempt: Attempt) -> str:
     return f"{line} ({attempt.reason})" if attempt.reason else line
 
 
+def sweep(store: Store, jobs: Iterable[Job], pulse: Pulse) -> None:
+    """Delete what has expired; a failure to do so stops nothing."""
+    for job in jobs:
+        try:
+            store.sweep(job, pulse)
+        except StoppedError:  # noqa: PERF203 - a handful of jobs
+            raise
+        except (FlashbackError, OSError) as error:
+            LOG.error("%s: what has expired cannot be deleted: %s", job.name, error)
+
+
 class Work:
     """What all jobs of one pass share, while it holds the disk."""
 
@@ -75,16 +89,6 @@ class Work:
         self._reached: dict[str, reach.Reach] = {}
         # Two jobs must not thin from one list, nor count one floor twice.
         self._thinning = threading.Lock()
-
-    @staticmethod
-    def sweep(store: Store, job: Job, pulse: Pulse) -> None:
-        """Delete what an interrupted expiry of a job left; a failure to do so stops nothing."""
-        try:
-            store.sweep(job, pulse)
-        except StoppedError:
-            raise
-        except (FlashbackError, OSError) as error:
-            LOG.error("%s: leftovers cannot be deleted: %s", job.name, error)
 
     def attempt(self, job: Job, pulse: Pulse) -> Attempt:
         """Try one job; whatever goes wrong with it is its result, except that the engine has to stop."""
@@ -201,15 +205,21 @@ class Work:
         self._make_room(pulse)
         if job.copy_of is not None:
             return self._copy(job, started, pulse)
-        fill = self._store.begin(job, pulse)
+        fill, found = self._begin_fill(job, self._survey(job, address, pulse), pulse)
         try:
             done = self._transfer(job, address, fill, pulse)
         except (FlashbackError, OSError):
             self._keep(fill)
             raise
         if not done.verdict.complete:
+            if found and done.exit in transfer.NOT_BY_NAME:
+                Shelf(self._config.data_dir, job).forget(found.newest.name)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
-        suspicion = self._suspicion(fill, done, pulse)
+        if found:
+            survey.settle(self._config, job, found, fill.tree)
+            done = survey.totals(found, done)
+            survey.require(self._config, job, found)
+        suspicion = self._suspicion(fill, done, found, pulse)
         waiting = self._store.suspects(job)
         if suspicion and waiting:
             reason = f"{suspicion}; {held_back(job, waiting[-1])}"
@@ -218,12 +228,14 @@ class Work:
         self._board.mark(job, JobState.ROTATING)
         self._board.turn(ServerState.ROTATING, f"rotating '{job.index}'")
         snapshot = self._store.commit(fill, self._board.now, pulse, suspect=bool(suspicion))
+        if not suspicion:
+            survey.remember(self._config, job, snapshot, found, started)
         if suspicion:
             self._look_at_snapshots(job)
             reason = f"{suspicion}; {held_back(job, snapshot)}"
             run = replace(self._run(job, started, reason, done, snapshot), outcome=JobState.FAILED)
             return Attempt(job, JobState.FAILED, reason, run)
-        return self._succeed(job, started, pulse, snapshot, done)
+        return self._succeed(job, started, snapshot, done)
 
     def _copy(self, job: Job, started: datetime, pulse: Pulse) -> Attempt:
         """Take over the newest snapshot of another label, with that snapshot's time: it is its state."""
@@ -231,13 +243,11 @@ class Work:
         fill = self._store.begin_copy(job, original, pulse)
         disk.require(self._config)
         snapshot = self._store.commit(fill, lambda: original.taken, pulse)
-        return self._succeed(job, started, pulse, snapshot, None)
+        return self._succeed(job, started, snapshot, None)
 
-    def _succeed(
-        self, job: Job, started: datetime, pulse: Pulse, snapshot: Snapshot, done: Transferred | None
-    ) -> Attempt:
+    def _succeed(self, job: Job, started: datetime, snapshot: Snapshot, done: Transferred | None) -> Attempt:
         note = done.verdict.note if done else f"taken from {job.copy_of}"
-        note = (note + self._expire(job, pulse)).strip()
+        note = (note + self._expire(job)).strip()
         return Attempt(job, JobState.SUCCEEDED, note, self._run(job, started, note, done, snapshot))
 
     def _give_up(self, fill: Fill, run: Run) -> Attempt:
@@ -245,6 +255,35 @@ class Work:
         self._board.turn(ServerState.CLEANING, f"discarding '{fill.job.index}'")
         self._keep(fill)
         return Attempt(fill.job, JobState.FAILED, run.reason, run)
+
+    def _begin_fill(self, job: Job, found: Survey | None, pulse: Pulse) -> tuple[Fill, Survey | None]:
+        if found is not None:
+            try:
+                return self._store.begin_from(job, found.comparison, pulse), found
+            except UnclearError as problem:
+                LOG.warning("%s: every entry is compared: %s", job.name, problem.what)
+        return self._store.begin(job, pulse), None
+
+    def _survey(self, job: Job, address: str, pulse: Pulse) -> Survey | None:
+        """Return what differs at the source, or None when every entry has to be compared."""
+        complete = self._store.snapshots(job)
+        newest = complete[-1] if complete else None
+        shelf = Shelf(self._config.data_dir, job)
+        obstacle = survey.obstacle(job, shelf, newest, self._board.now())
+        if newest is None or obstacle:
+            LOG.info("%s: every entry is compared: %s", job.name, obstacle)
+            return None
+        if not self._store.can_begin_from(job):
+            LOG.info("%s: every entry is compared: nothing is prepared for less", job.name)
+            return None
+        try:
+            found = survey.take(self._config, job, address, newest, now=self._board.now(), pulse=pulse)
+        except UnclearError as problem:
+            LOG.info("%s: every entry is compared: %s", job.name, problem.what)
+            return None
+        count = len(found.comparison.new)
+        LOG.info("%s: %d entries are looked at, all others are as listed", job.name, count)
+        return found
 
     def _transfer(self, job: Job, address: str, fill: Fill, pulse: Pulse) -> Transferred:
         due = time.monotonic() + self._checkpoint
@@ -273,14 +312,16 @@ class Work:
             lock=self._lock,
         )
 
-    def _suspicion(self, fill: Fill, done: Transferred, pulse: Pulse) -> str | None:
+    def _suspicion(self, fill: Fill, done: Transferred, seen: Survey | None, pulse: Pulse) -> str | None:
         """Return why the filled tree should be held back, or None."""
         job, newest = fill.job, fill.newest
         if newest is None or not job.guard:
             return None
         history = self._history.runs(job.name, LEARNED)
         known = next((run for run in history if run.snapshot == newest.name), None)
-        if known is None or fill.continued:
+        if seen is not None:
+            found, before = survey.figures(seen)[0], guard.Totals(seen.known.files, seen.known.bytes)
+        elif known is None or fill.continued:
             found, before = changes.count(newest.path, fill.tree, pulse)
         else:
             found = changes.from_figures(done.regular, done.bytes, done.changed, done.changed_bytes)
@@ -300,7 +341,7 @@ class Work:
 
     # --- room ----------------------------------------------------------------------------------------------
 
-    def _expire(self, job: Job, pulse: Pulse) -> str:
+    def _expire(self, job: Job) -> str:
         """Delete what retention lets go; return a note when that fails, for the snapshot itself is good."""
         found = self._look_at_snapshots(job)
         if self._board.suspects.get(job.name):
@@ -309,10 +350,8 @@ class Work:
             [each.taken for each in found], job.keep, marked=self._spared(job), zone=clock.zone()
         )
         try:
-            self._store.expire(job, gone, pulse)
-        except StoppedError:
-            # The next pass sweeps what has lost its name; the snapshot of this run counts.
-            return ""
+            # Deleting takes long, and what is deleted may serve the next backup: that is a chore.
+            self._store.retire(job, gone)
         except (FlashbackError, OSError) as error:
             LOG.error("%s: %s", job.name, error)
             return f" old snapshots could not be deleted: {error}"
@@ -332,6 +371,9 @@ class Work:
 
     def _thin(self, pulse: Pulse) -> None:
         self._board.shortage = ""
+        if self._shortage():
+            sweep(self._store, self._config.jobs, pulse)
+            self._store.settle(pulse)
         victims = self._victims() if self._shortage() else None
         while victims is not None and (short := self._shortage()) is not None:
             name, taken = next(victims, ("", None))

@@ -17,11 +17,15 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashback import process
 from flashback.disk import META
 from flashback.errors import BusyError, FlashbackError, StoppedError
-from flashback.model import Config, Pulse
+from flashback.model import Config, Job, Pulse
+
+if TYPE_CHECKING:
+    from flashback.store import Store
 
 LOG = logging.getLogger("flashback.chores")
 # Sealing or reading a large disk takes days at most.
@@ -38,9 +42,13 @@ def night_has_come(config: Config, last: datetime | None, local: datetime) -> bo
 def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> None:
     """Do everything that is due, one thing after the other."""
     from flashback import care, disk, drill, manifest, verify  # noqa: PLC0415 - the daemon imports this too
+    from flashback.store import open_store  # noqa: PLC0415 - as above
 
     with _only_one(config):
         disk.require(config)
+        store = open_store(config.data_dir)
+        for job in config.jobs:
+            _try(f"making ready for {job.name}", lambda: make_ready(config, store, job, pulse))  # noqa: B023 - called at once
         for job, snapshot in manifest.missing(config, config.jobs):
             _try(f"sealing {job.name} {snapshot.name}", lambda: manifest.seal(config, job, snapshot, pulse))  # noqa: B023 - called at once
         _try("sweeping manifests", lambda: manifest.sweep(config))
@@ -50,6 +58,18 @@ def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> None:
         for host in drill.due(config, now()):
             _try(f"the restore drill of {host}", lambda: drill.run(config, host, pulse=pulse))  # noqa: B023 - as above
         care.gather(config, now())
+
+
+def make_ready(config: Config, store: Store, job: Job, pulse: Pulse) -> str:
+    """Prepare the next backup of a job, then delete what has expired and was of no use for that."""
+    from flashback import survey  # noqa: PLC0415 - the daemon imports this module
+
+    newest = survey.missing(config, job, store.snapshots(job))
+    said = "" if newest is None else f"{survey.describe(config, job, newest, pulse)} entries listed"
+    if job.detect == "manifest":
+        store.prepare(job, pulse)
+    store.sweep(job, pulse)
+    return said or "done"
 
 
 def _try(what: str, chore: Callable[[], object]) -> None:

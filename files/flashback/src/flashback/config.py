@@ -350,6 +350,8 @@ SETTINGS: dict[str, Check] = {
     "source": _source,
     "period": _duration,
     "keep": _keep,
+    "detect": _matching(re.compile("manifest|full"), "manifest or full"),
+    "full_every": _duration,
     "timeout": _duration,
     "stall_timeout": _duration,
     "late_after": _duration,

@@ -80,6 +80,9 @@ MEANINGS = {
     "period": "time from one backup to the next",
     "keep": "snapshots that stay: so many of the newest, or counts by last, hourly, daily, weekly, monthly, "
     "yearly",
+    "detect": "how changes are found: `manifest` compares a listing of the source with that of the newest "
+    "snapshot, `full` compares every entry with the snapshot",
+    "full_every": "how often `manifest` compares every entry all the same",
     "timeout": "time after which a transfer is ended",
     "stall_timeout": "time without any progress after which a transfer is ended",
     "late_after": "how long a job may stay due while its client is there, until it counts as late",

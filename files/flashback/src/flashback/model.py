@@ -96,6 +96,10 @@ class Job:
     """The job waits while the client is reached at an address outside these networks."""
     period: int = 86400
     keep: Keep = Keep(last=9)
+    detect: str = "manifest"
+    """How changes are found: `manifest` compares listings, `full` every entry with the snapshot."""
+    full_every: int = 604800
+    """How often every entry is compared all the same."""
     timeout: int = 43200
     stall_timeout: int = 1800
     """How long a transfer may go without any progress."""
@@ -201,6 +205,8 @@ class Destination:
     where: Path
     target: str
     passes: tuple[tuple[str, ...], ...] = ((),)
+    selected: bool = False
+    """Whether the options name the entries to fetch, instead of all that the job does not leave out."""
 
 
 @dataclass(frozen=True)

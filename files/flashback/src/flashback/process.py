@@ -8,14 +8,18 @@ nor raise, while a process of the group is still alive.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 from flashback.errors import FlashbackError
 from flashback.model import Pulse
@@ -79,6 +83,64 @@ def run(
     return Finished(
         child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
     )
+
+
+def pipeline(
+    commands: Sequence[Sequence[str]],
+    output: Path,
+    *,
+    pulse: Pulse = no_pulse,
+    timeout: float = 60.0,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    stall: float | None = None,
+) -> list[Finished]:
+    """Run programs that feed one another, the last one into a file, and return how each ended.
+
+    `stall` watches the first one. Whatever happens, none of them is left running.
+    """
+    whole = {**os.environ, "LC_ALL": "C", **(env or {})}
+    children: list[subprocess.Popen[bytes]] = []
+    complaints = [tempfile.TemporaryFile() for _ in commands]  # noqa: SIM115 - `_tail` closes them
+    try:
+        with output.open("wb") as file:
+            for number, argv in enumerate(commands):
+                last = number == len(commands) - 1
+                children.append(
+                    subprocess.Popen(
+                        list(argv),
+                        stdin=children[-1].stdout if children else subprocess.DEVNULL,
+                        stdout=file if last else subprocess.PIPE,
+                        stderr=complaints[number],
+                        cwd=cwd,
+                        env=whole,
+                        start_new_session=True,
+                    )
+                )
+        for child in children[:-1]:
+            # Only the next program holds the pipe now, so that each notices the end of the other.
+            assert child.stdout is not None  # noqa: S101 - a pipe by construction
+            child.stdout.close()
+        watch = _Watch(children[0].pid, timeout, stall)
+        while any(child.poll() is None for child in children) and not watch.over():
+            pulse()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                next(child for child in children if child.returncode is None).wait(0.5)
+    except OSError as error:
+        raise FlashbackError(f"`{argv[0]}` cannot be started: {error.strerror}", "Is it installed?") from None
+    finally:
+        for child in children:
+            _end(child)
+    return [
+        Finished(child.returncode, "", _tail(said), timed_out=watch.timed_out, stalled=watch.stalled)
+        for child, said in zip(children, complaints, strict=True)
+    ]
+
+
+def _tail(stream: IO[bytes]) -> str:
+    with stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - KEPT))
+        return stream.read().decode("utf-8", "replace")
 
 
 class _Watch:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flashback import process
 from flashback.errors import NotNowError
+from flashback.listing import FORMAT
 from flashback.model import Config, Destination, Job, Progress, Pulse
 
 # Options of a person that choose files; their place among the others decides.
@@ -30,6 +31,8 @@ SILENCE = 600
 # it was filled.
 EVERYTHING = ("-aHAXS", "--numeric-ids")
 KEEP_ALL = (*EVERYTHING, "--modify-window=-1")
+# Attributes and holes cannot be listed.
+LISTING = ("--dry-run", "-aH", "--numeric-ids", "--8-bit-output", f"--out-format={FORMAT}")
 
 _PROGRESS = re.compile(
     r"(?P<bytes>\d+)\s+(?P<percent>\d+)%\s+(?P<rate>[\d.]+)(?P<unit>[kMGT]?)B/s"
@@ -48,6 +51,8 @@ _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 # What an old rsync answers to an option that it does not know.
 _NOT_UNDERSTOOD = (1, 2, 4)
+# ... or says when a path was named that is not as it was listed.
+NOT_BY_NAME = (*_NOT_UNDERSTOOD, 3, 11, PARTIAL)
 # rsync(1), "EXIT VALUES"; 255 is ssh's own.
 _MEANINGS = {
     1: "rsync was called wrongly",
@@ -164,8 +169,13 @@ def is_pattern(source: str) -> bool:
     return any(sign in source.rpartition("/")[2] for sign in "*?[")
 
 
-def command(job: Job, address: str, target: str, options: Sequence[str]) -> list[str]:
-    """Return the rsync call that fills `target`, an empty directory, relative to the working directory."""
+def command(
+    job: Job, address: str, target: str, options: Sequence[str], *, selected: bool = False
+) -> list[str]:
+    """Return the rsync call that fills `target`, a directory relative to the working directory.
+
+    With `selected` the options name the entries to fetch, so that no pattern leaves out any more.
+    """
     argv = ["rsync", *KEEP_ALL, "--super"]
     argv += attribute_filters()
     if job.one_file_system:
@@ -175,15 +185,28 @@ def command(job: Job, address: str, target: str, options: Sequence[str]) -> list
     argv += [f"--timeout={SILENCE}", "--no-h", "--info=progress2,stats2"]
     if job.whole_file:
         argv.append("--whole-file")
-    argv += excluding(job)
+    argv += _size_limit(job) if selected else excluding(job)
     argv += [option for option in job.rsync_options if not option.startswith(FILTERS)]
     argv += options
     return [*argv, "--", *sources(job, address), f"{target}/"]
 
 
+def listing(job: Job) -> list[str]:
+    """Return the options with which rsync only says what a job would fetch into an absent folder."""
+    options = [*LISTING, f"--timeout={SILENCE}"]
+    if job.one_file_system:
+        options.append("--one-file-system")
+    options += excluding(job)
+    return options + [option for option in job.rsync_options if not option.startswith(FILTERS)]
+
+
+def _size_limit(job: Job) -> list[str]:
+    return [f"--max-size={job.exclude_larger_than}"] if job.exclude_larger_than else []
+
+
 def excluding(job: Job) -> list[str]:
     """Return the options that leave something out of a job, in the order in which rsync looks at them."""
-    options = [f"--max-size={job.exclude_larger_than}"] if job.exclude_larger_than else []
+    options = _size_limit(job)
     if job.exclude_file:
         options.append(f"--filter=dir-merge,- {job.exclude_file}")
     options += [f"--exclude={pattern}" for pattern in job.excludes]
@@ -207,11 +230,11 @@ def fill(
     lock: int | None = None,
 ) -> Transferred:
     """Fill a directory from a client: one run of rsync for each pass, until one is not complete."""
-    done = None
+    done = None if destination.passes else Transferred(Verdict(True), 0)
     for options in destination.passes:
         if not sources(job, address):
             raise NotNowError(f"Nothing matches {job.source}", "Connect the medium, or mend the pattern")
-        argv = command(job, address, destination.target, options)
+        argv = command(job, address, destination.target, options, selected=destination.selected)
         env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
         log(process.shown(argv, env, str(destination.where)))
         meter = Meter(on_progress)
@@ -229,7 +252,7 @@ def fill(
         done = _together(done, _transferred(job, ended))
         if not done.verdict.complete:
             break
-    assert done is not None  # noqa: S101 - a destination has at least one pass
+    assert done is not None  # noqa: S101 - there was a pass, or none was needed
     return done
 
 

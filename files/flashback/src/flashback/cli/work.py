@@ -127,6 +127,7 @@ def _work_here(loaded: Config, target: str | None, wait: bool, verbose: bool) ->
         stack.callback(board.turn, ServerState.DOWN, "stopped")
         # The disk's own lock outlives a killed engine until its rsync has ended: wait for that too.
         done = _insist(lambda: actions.run_pass(board, pulse, target=target, observer=observe), deadline)
+        actions.sweep(loaded, pulse)
     return actions.exit_code(done)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flashback.disk import filesystem
+from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
 
 
@@ -55,6 +56,18 @@ class Store(Protocol):
         Filling it changes no inode that a complete snapshot holds.
         """
 
+    def can_begin_from(self, job: Job) -> bool:
+        """Return whether a tree like the newest snapshot can be had at once."""
+
+    def begin_from(self, job: Job, comparison: Comparison, pulse: Pulse) -> Fill:
+        """Return a tree like the newest snapshot in which only what differs is still to be filled.
+
+        Filling it changes no inode that a complete snapshot holds.
+        """
+
+    def prepare(self, job: Job, pulse: Pulse) -> None:
+        """Make ready, between the backups, what `begin_from` begins with."""
+
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that holds all that `original` holds, without a transfer (second-level labels)."""
 
@@ -80,6 +93,9 @@ class Store(Protocol):
 
     def expire(self, job: Job, taken: Sequence[datetime], pulse: Pulse) -> None:
         """Delete those snapshots, at idle priority; first they lose their names."""
+
+    def retire(self, job: Job, taken: Sequence[datetime]) -> None:
+        """Take the names off those snapshots; `sweep` deletes them when there is time."""
 
     def sweep(self, job: Job, pulse: Pulse) -> None:
         """Delete what an interrupted expiry left behind."""

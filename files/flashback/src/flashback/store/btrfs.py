@@ -25,13 +25,17 @@ from pathlib import Path
 
 from flashback import process
 from flashback.errors import FlashbackError
+from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
 from flashback.store import Fill
 from flashback.store.trees import (
     INCOMING,
     LONG,
     Trees,
+    by_name,
+    clear,
     drop_unsynced,
+    note_synced,
     remove_trees,
     sync_directory,
     synced_before,
@@ -48,8 +52,11 @@ SEVERAL_NAMES = "incoming.several-names"
 # The two runs of rsync. The first touches no folder and deletes nothing.
 IN_PLACE = (
     "--existing", "--inplace", "--no-whole-file", f"--min-size={LARGE}", "--no-hard-links",
-    "--omit-dir-times", "--from0", f"--exclude-from={SEVERAL_NAMES}",
+    "--omit-dir-times",
 )  # fmt: skip
+# Lists of what a fill has still to fetch.
+NAMES = "incoming.names"
+LARGE_NAMES = "incoming.large"
 REST = ("--delete", "--delete-excluded", f"--filter=P /{UNFINISHED}")
 # Seconds that cleaning may take, and how many looks in a row must see the same.
 CLEANING = 120.0
@@ -79,10 +86,33 @@ class BtrfsStore(Trees):
             self._make_incoming(where, newest, pulse)
         _list_several_names(where, pulse)
         rest = (*REST, f"--partial-dir={where / INCOMING / UNFINISHED}")
-        passes = (IN_PLACE, rest) if newest is not None else (rest,)
+        in_place = (*IN_PLACE, "--from0", f"--exclude-from={SEVERAL_NAMES}")
+        passes = (in_place, rest) if newest is not None else (rest,)
         fill = Fill(job, Destination(where, INCOMING, passes), newest, continued)
         self.checkpoint(fill, pulse)
         return fill
+
+    def can_begin_from(self, job: Job) -> bool:
+        """Return whether there is a snapshot, a copy of which costs nothing, and no fill to be continued."""
+        return bool(self.snapshots(job)) and not (self._label(job) / INCOMING).is_dir()
+
+    def begin_from(self, job: Job, comparison: Comparison, pulse: Pulse) -> Fill:
+        """Return a writable snapshot of the newest without what is gone, parted or of another kind."""
+        where = self._make_label(job)
+        newest = self.snapshots(job)[-1]
+        self._make_incoming(where, newest, pulse)
+        note_synced(where)
+        tree = where / INCOMING
+        clear(tree, _in_the_way(comparison))
+        large = _to_change_in_place(tree, comparison)
+        passes: list[tuple[str, ...]] = []
+        common = ("--ignore-missing-args",)
+        if large:
+            passes.append((*common, *IN_PLACE, *by_name(where / LARGE_NAMES, large)))
+        if comparison.new:
+            names = by_name(where / NAMES, comparison.new)
+            passes.append((*common, f"--partial-dir={tree / UNFINISHED}", *names))
+        return Fill(job, Destination(where, INCOMING, tuple(passes), selected=True), newest)
 
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that is a snapshot of `original`."""
@@ -132,10 +162,6 @@ class BtrfsStore(Trees):
             remove_trees(tree, [UNFINISHED], process.no_pulse)
             os.utime(tree, ns=(times.st_atime_ns, times.st_mtime_ns))
         _read_only(tree, True)
-
-    def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
-        pulse()
-        (fill.destination.where / SEVERAL_NAMES).unlink(missing_ok=True)
 
     def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
         for name in gone:
@@ -201,6 +227,27 @@ def _list_several_names(where: Path, pulse: Pulse) -> None:
                 path = os.fsencode(os.path.relpath(entry.path, where / INCOMING))
                 found.append(b"/" + _escaped(path))
     (where / SEVERAL_NAMES).write_bytes(b"\0".join(found))
+
+
+def _in_the_way(comparison: Comparison) -> Iterator[bytes]:
+    """Yield what is gone, has become another kind of entry, or shares an inode that it must not share."""
+    for name, item in comparison.old.items():
+        now = comparison.new.get(name)
+        if now is None or now.kind != item.kind or name in comparison.anew:
+            yield name
+
+
+def _to_change_in_place(tree: Path, comparison: Comparison) -> list[bytes]:
+    """Return the large files with a single name whose content differs."""
+    found = []
+    for name, item in comparison.new.items():
+        was = comparison.old.get(name)
+        if item.kind == "f" and item.size >= LARGE and was is not None and was.content != item.content:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.fsencode(tree) + b"/" + name)
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                    found.append(name)
+    return found
 
 
 def _escaped(path: bytes) -> bytes:

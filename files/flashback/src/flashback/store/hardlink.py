@@ -2,30 +2,46 @@
 
     HOST/VOLUME/LABEL/incoming.N/   left by interrupted fills, linked from, never written to
 
+A fill need not begin empty: between the backups a tree like the newest snapshot is made ready,
+from an expired one that is brought up to date where it differs.  Then only what changed at
+the client has to be touched.
+
 This module decides nothing about when or what: it prepares, links and deletes.
 
-The sacred rule: no inode that a complete snapshot holds is ever modified.  Therefore a
-fill always starts in an empty directory.  To continue an interrupted one by filling it
-further would let rsync change a mode or owner in place, on an inode that older snapshots
-hold too.  So the interrupted tree is moved aside and linked from, like a snapshot.
+The sacred rule: no inode that a complete snapshot holds is ever modified.  Therefore
+rsync never finds the name of what it fetches: the tree is empty or without that name.  To
+continue an interrupted one by filling it further would let rsync change a mode or owner in
+place, on an inode that older snapshots hold too.  So the interrupted tree is moved aside and
+linked from, like a snapshot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flashback import process
+from flashback import process, transfer
 from flashback.errors import FlashbackError
+from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
+from flashback.shelf import IDLE, Shelf
 from flashback.store import Fill
 from flashback.store.trees import (
+    EXPIRED,
     INCOMING,
     LONG,
     PARTIAL,
+    PREPARED,
+    PREPARING,
     Trees,
+    by_name,
+    clear,
     drop_unsynced,
     names,
+    note_synced,
     remove_trees,
     sync,
     sync_directory,
@@ -35,6 +51,11 @@ from flashback.store.trees import (
 
 # rsync takes 20 --link-dest; every further one costs a lookup per file on a slow disk.
 LEFTOVERS = 8
+# Lists of what a fill has still to fetch.
+NAMES = "incoming.names"
+PARTED = "incoming.parted"
+# A spare tree in which more entries differ is deleted instead.
+RECYCLED = 100_000
 
 
 class HardlinkStore(Trees):
@@ -45,19 +66,85 @@ class HardlinkStore(Trees):
     def begin(self, job: Job, pulse: Pulse) -> Fill:
         """Return an empty directory to fill; what an interrupted run left is linked from."""
         where = self._make_label(job)
+        newest, bases = self._bases(where, job, pulse)
+        (where / INCOMING).mkdir(mode=0o700)
+        options = (*bases, f"--partial-dir={where / PARTIAL}")
+        fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=len(bases) > 1)
+        self.checkpoint(fill, pulse)
+        return fill
+
+    def can_begin_from(self, job: Job) -> bool:
+        """Return whether a tree like the newest snapshot was prepared."""
+        snapshots = self.snapshots(job)
+        return bool(snapshots) and (self._label(job) / f"{PREPARED}{snapshots[-1].name}").is_dir()
+
+    def begin_from(self, job: Job, comparison: Comparison, pulse: Pulse) -> Fill:
+        """Return the prepared tree without the names of all that differs.
+
+        So rsync finds no inode there that it would have to change.  What the client has parted is fetched
+        without looking at the newest snapshot, where it is still one file.
+        """
+        where = self._make_label(job)
+        newest, bases = self._bases(where, job, pulse)
+        assert newest is not None  # noqa: S101 - `can_begin_from` has looked
+        (where / f"{PREPARED}{newest.name}").rename(where / INCOMING)
+        clear(where / INCOMING, _in_the_way(comparison))
+        common = ("--ignore-missing-args", f"--partial-dir={where / PARTIAL}")
+        passes: list[tuple[str, ...]] = []
+        for name, wanted, options in (
+            (NAMES, comparison.new.keys() - comparison.anew, bases),
+            (PARTED, comparison.anew and comparison.with_folders(comparison.anew), ()),
+        ):
+            if wanted:
+                passes.append((*common, *options, *by_name(where / name, wanted)))
+        note_synced(where)
+        destination = Destination(where, INCOMING, tuple(passes), selected=True)
+        return Fill(job, destination, newest, continued=len(bases) > 1)
+
+    def prepare(self, job: Job, pulse: Pulse) -> None:
+        """Make a tree like the newest snapshot, from one that is not needed any more if there is one."""
+        snapshots, where = self.snapshots(job), self._label(job)
+        if not snapshots or not Shelf(self._root, job).has_listing(snapshots[-1].name):
+            return
+        name = f"{PREPARED}{snapshots[-1].name}"
+        if not (where / name).is_dir():
+            self._remove(where, [PREPARING], pulse)
+            if not self._recycle(job, snapshots[-1], pulse):
+                link_tree(snapshots[-1].path, where, PREPARING, pulse)
+            sync(where, pulse)
+            (where / PREPARING).rename(where / name)
+            sync_directory(where)
+        others = [each for each in names(where) if each.startswith(PREPARED) and each != name]
+        self._remove(where, others, pulse)
+
+    def _recycle(self, job: Job, newest: Snapshot, pulse: Pulse) -> bool:
+        """Turn a tree that is not needed any more into one like the newest snapshot, if there is one."""
+        where, shelf = self._label(job), Shelf(self._root, job)
+        spare = [name for name in names(where) if name.startswith((EXPIRED, PREPARED))]
+        for name in sorted(spare, key=_taken, reverse=True):
+            touched = shelf.touched_since(_taken(name), newest.name)
+            if touched is None or len(touched) > RECYCLED:
+                continue
+            (where / name).rename(where / PREPARING)
+            left = _still_there(newest.path, touched)
+            clear(where / PREPARING, (each for each in touched if each not in left or not left[each]))
+            if left:
+                wanted = by_name(Shelf(self._root, job, IDLE).fresh("names"), left)
+                link_names(newest.path, where / PREPARING, wanted, pulse)
+            return True
+        return False
+
+    def _bases(self, where: Path, job: Job, pulse: Pulse) -> tuple[Snapshot | None, tuple[str, ...]]:
+        """Return the newest snapshot, and options to link to it and to what interrupted runs left."""
         if (where / INCOMING).is_dir():
             self._set_aside(where, pulse)
         self._bound_leftovers(where, pulse)
-        (where / INCOMING).mkdir(mode=0o700)
         snapshots = self.snapshots(job)
         newest = snapshots[-1] if snapshots else None
         left = _leftovers(where)[::-1]
         bases = ([newest.name] if newest else []) + left + [each.name for each in self.suspects(job)][-1:]
         # rsync reads a relative --link-dest from inside the directory that it fills.
-        options = (*(f"--link-dest=../{name}" for name in bases), f"--partial-dir={where / PARTIAL}")
-        fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=len(bases) > 1)
-        self.checkpoint(fill, pulse)
-        return fill
+        return newest, tuple(f"--link-dest=../{name}" for name in bases)
 
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that links all that `original` holds: no file is copied."""
@@ -66,12 +153,7 @@ class HardlinkStore(Trees):
             remove_trees(where, [INCOMING], pulse)
         snapshots = self.snapshots(job)
         fill = Fill(job, Destination(where, INCOMING, ()), snapshots[-1] if snapshots else None)
-        # Links to what is complete change nothing in it but the number of its names.
-        argv = ["cp", "-a", "-l", "--no-target-directory", "--", str(original.path), INCOMING]
-        done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
-        if done.code != 0:
-            said = " ".join(done.stderr.split())[-300:]
-            raise FlashbackError(f"{original.path} cannot be linked: {said}", "Nothing was committed")
+        link_tree(original.path, where, INCOMING, pulse)
         return fill
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
@@ -96,6 +178,48 @@ class HardlinkStore(Trees):
         while len(left := _leftovers(where)) > LEFTOVERS:
             _absorb(where / left[-1], where / left[-2], pulse)
             remove_trees(where, [left[-1]], pulse)
+
+
+def link_tree(original: Path, where: Path, name: str, pulse: Pulse) -> None:
+    """Make a tree with links to all files of another: that changes nothing in it but the number of names."""
+    argv = ["cp", "-a", "-l", "--no-target-directory", "--", str(original), name]
+    done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+    if done.code != 0:
+        said = " ".join(done.stderr.split())[-300:]
+        raise FlashbackError(f"{original} cannot be linked: {said}", "Nothing was committed")
+
+
+def link_names(original: Path, tree: Path, wanted: Sequence[str], pulse: Pulse) -> None:
+    """Link what options name from one tree into another that has none of these names, but folders."""
+    argv = ["rsync", *transfer.KEEP_ALL, "--super", *transfer.attribute_filters(), *wanted]
+    argv += [f"--link-dest={original}", "--", f"{original}/", f"{tree}/"]
+    done = process.run(argv, pulse=pulse, timeout=LONG)
+    if done.code != 0:
+        raise FlashbackError(
+            f"{tree} cannot be brought up to date: {transfer.judge(done.code, done.stderr).note}"
+        )
+
+
+def _taken(name: str) -> str:
+    """Return the name of the snapshot that a tree was, or is a copy of."""
+    return name.removeprefix(EXPIRED).removeprefix(PREPARED)
+
+
+def _still_there(tree: Path, names: Iterable[bytes]) -> dict[bytes, bool]:
+    """Return those of the names that a tree has, and whether they are folders."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found[name] = stat.S_ISDIR(os.lstat(os.fsencode(tree) + b"/" + name).st_mode)
+    return found
+
+
+def _in_the_way(comparison: Comparison) -> Iterator[bytes]:
+    """Yield all names that differ, but for folders that stay folders: those belong to one tree alone."""
+    for name, item in comparison.old.items():
+        now = comparison.new.get(name)
+        if item.kind != "d" or now is None or now.kind != "d":
+            yield name
 
 
 def _leftovers(where: Path) -> list[str]:

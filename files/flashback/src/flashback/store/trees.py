@@ -5,7 +5,9 @@
     HOST/VOLUME/LABEL/incoming/                    being filled
     HOST/VOLUME/LABEL/incoming.synced              what arrived before this moment is safely on the disk
     HOST/VOLUME/LABEL/incoming.partial/            a file that was interrupted (btrfs: in incoming)
-    HOST/VOLUME/LABEL/expired-.../                 being deleted
+    HOST/VOLUME/LABEL/expired-.../                 to be deleted, or used for the next
+    HOST/VOLUME/LABEL/prepared-.../                a copy of that snapshot with which the next fill begins
+    HOST/VOLUME/LABEL/preparing/                   such a copy that is being made
     HOST/VOLUME/LABEL/kept.json                    snapshots that a person marked, with their notes
 
 The sacred rule: a name is given or taken by one rename, and the directory is synced after it.
@@ -14,24 +16,29 @@ The sacred rule: a name is given or taken by one rename, and the directory is sy
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from flashback import process
 from flashback.errors import FlashbackError, UsageError
+from flashback.listing import UnclearError
 from flashback.model import SUSPECT, Job, Pulse, Snapshot, snapshot_name, snapshot_time
+from flashback.shelf import Shelf
 from flashback.store import Fill
 
 INCOMING = "incoming"
 SYNCED = "incoming.synced"
 PARTIAL = "incoming.partial"
 EXPIRED = "expired-"
+PREPARED = "prepared-"
+PREPARING = "preparing"
 KEPT = "kept.json"
 # How rsync names a file that it is writing: .NAME.XXXXXX (receiver.c).
 _UNFINISHED = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")
@@ -81,7 +88,9 @@ class Trees:
         self._seal(fill.tree)
         fill.tree.rename(snapshot.path)
         sync_directory(where)
-        (where / SYNCED).unlink(missing_ok=True)
+        for name in names(where):
+            if name.startswith(f"{INCOMING}.") and (where / name).is_file():
+                (where / name).unlink()
         self._after_commit(fill, pulse)
         return snapshot
 
@@ -103,23 +112,38 @@ class Trees:
 
     def expire(self, job: Job, taken: Sequence[datetime], pulse: Pulse) -> None:
         """Take the names off those snapshots, then delete them at idle priority."""
+        self.retire(job, taken)
+        if taken:
+            self.sweep(job, pulse)
+
+    def retire(self, job: Job, taken: Sequence[datetime]) -> None:
+        """Take the names off those snapshots; `sweep` deletes them when there is time."""
         where = self._label(job)
         for moment in taken:
             name = snapshot_name(moment)
             (where / name).rename(where / f"{EXPIRED}{name}")
         if taken:
             sync_directory(where)
-            self.sweep(job, pulse)
 
     def sweep(self, job: Job, pulse: Pulse) -> None:
         """Delete what has lost its name, now or in a run that was interrupted."""
         where = self._label(job)
-        self._remove(where, [name for name in names(where) if name.startswith(EXPIRED)], pulse)
+        gone = [name for name in names(where) if name.startswith(EXPIRED) or name == PREPARING]
+        self._remove(where, gone, pulse)
+        trees = [name.removeprefix(PREPARED) for name in names(where) if (where / name).is_dir()]
+        complete = self.snapshots(job)
+        Shelf(self._root, job).sweep(
+            [name for name in trees if snapshot_time(name)], complete[-1].name if complete else None
+        )
 
     def discard(self, job: Job, pulse: Pulse) -> None:
         """Delete what interrupted fills left: the last thing that makes room on a full disk."""
         where = self._label(job)
-        left = [name for name in names(where) if name.startswith(INCOMING) and (where / name).is_dir()]
+        left = [
+            name
+            for name in names(where)
+            if name.startswith((INCOMING, PREPARED, PREPARING)) and (where / name).is_dir()
+        ]
         self._remove(where, left, pulse)
 
     def settle(self, pulse: Pulse) -> None:
@@ -151,9 +175,14 @@ class Trees:
         """Replace a damaged file by `healed`, a file on the same disk, or with None take its name away."""
         target = snapshot.path / os.fsdecode(path)
         times = target.parent.stat()
+        # A tree that is used for the next fill could still hold the damaged file.
+        Shelf.forget_volume(self._root, *snapshot.path.relative_to(self._root).parts[:2])
         with self._opened(snapshot):
             self._replace(target, healed)
             os.utime(target.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def prepare(self, job: Job, pulse: Pulse) -> None:
+        """Do nothing: what a fill begins with can be had at once."""
 
     # --- what the kinds do differently ---------------------------------------------------------------------
 
@@ -218,6 +247,7 @@ class Trees:
         # Its own directory may be read-only (btrfs), but a name belongs to the directory above.
         snapshot.path.rename(path)
         sync_directory(path.parent)
+        Shelf(self._root, job).forget(snapshot.name)
         return Snapshot(taken, path)
 
     def _free_moment(self, fill: Fill, now: Callable[[], datetime], pulse: Pulse) -> datetime:
@@ -288,6 +318,64 @@ def drop_unsynced(tree: Path, checkpoint: int, partial: Path, pulse: Pulse) -> N
             Path(entry.path).rename(partial / unfinished[1])
         else:
             Path(entry.path).unlink()
+
+
+def clear(tree: Path, gone: Iterable[bytes]) -> None:
+    """Take names out of a tree, the deepest first and following no link; a folder has to be empty."""
+    top = os.fsencode(tree)
+    real = {b""}
+    for name in sorted(gone, reverse=True):
+        if not _is_below(top, name.rpartition(b"/")[0], real):
+            continue
+        path = top + b"/" + name
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                _remove_folder(path)
+            else:
+                Path(os.fsdecode(path)).unlink()
+
+
+def _remove_folder(path: bytes) -> None:
+    try:
+        Path(os.fsdecode(path)).rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise UnclearError(f"{os.fsdecode(path)!r} holds more than was listed") from None
+
+
+def _is_below(top: bytes, folder: bytes, real: set[bytes]) -> bool:
+    """Return whether a folder is one, and not a link to somewhere else; `real` remembers those that are."""
+    if folder in real:
+        return True
+    if not _is_below(top, folder.rpartition(b"/")[0], real):
+        return False
+    try:
+        found = stat.S_ISDIR(os.lstat(top + b"/" + folder).st_mode)
+    except FileNotFoundError:
+        return False
+    if found:
+        real.add(folder)
+    return found
+
+
+def note_synced(where: Path) -> None:
+    """Remember that all there is now is on the disk. Should this be lost, nothing is believed to be."""
+    fresh = where / f"{SYNCED}.new"
+    fresh.write_text("", encoding="ascii")
+    fresh.write_text(f"{fresh.stat().st_ctime_ns}\n", encoding="ascii")
+    fresh.rename(where / SYNCED)
+
+
+def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
+    """Write names down and return the options with which rsync looks at exactly these.
+
+    It looks at the folder that holds them all by itself.  Named, that would bring all entries directly in it.
+    """
+    names = sorted(name for name in wanted if name != b".")
+    # The dot before a name keeps rsync from taking it for a comment.
+    listed.write_bytes(b"".join(b"./" + name + b"\0" for name in names) or b".\0")
+    return ("--from0", f"--files-from={listed}", *(() if names else ("--exclude=/*",)))
 
 
 def sync(where: Path, pulse: Pulse) -> None:

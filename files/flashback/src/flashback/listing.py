@@ -1,0 +1,337 @@
+"""Read listings: what a tree holds, one line an entry, sorted, so that two of them tell what changed.
+
+    NAME[ -> TARGET | => FIRST]  MODE  UID  GID  MTIME  [?]TYPE[SIZE]      (separated by tabs)
+
+A line is what rsync says of an entry while it lists, with its own escaping (`\\#ooo`); FIRST is the
+first name of the same inode, TYPE begins with h for the others.  A question mark before TYPE says that
+nobody knows whether the stored entry is like that: such a line equals no other, so the entry is
+looked at again.
+
+Only the lines that differ are read into memory.  Nothing here touches a client or a snapshot.  The sacred
+rule: in doubt an entry counts as changed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from flashback.errors import FlashbackError
+from flashback.guard import Totals
+from flashback.model import Changes
+
+DOUBT = b"?"
+# How rsync is asked for such a line, but for the size of folders and the signs of what is new.
+FORMAT = "%n%L\t%B\t%U\t%G\t%M\t%i%l"
+_TYPE = re.compile(rb"(?P<doubt>\??)(?P<sign>[<>ch.*]?)(?P<kind>[fdLDS])(?P<size>\d*)")
+_ESCAPED = re.compile(rb"\\#([0-7]{3})")
+# What rsync escapes when it lets 8-bit names through (log.c): control signs but tabs, and what looks escaped.
+_TO_ESCAPE = re.compile(rb"[\x00-\x08\x0a-\x1f]|\\(?=#[0-9]{3})")
+# A folder with more entries than this is not compared as a whole when its time changed.
+CROWD = 200
+
+
+class UnclearError(FlashbackError):
+    """A listing cannot be relied upon; everything has to be compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry; `name` is the raw path, `first` the first name of the same inode where this is another."""
+
+    name: bytes
+    kind: str
+    """f, d, L (link), D (device) or S (special), as rsync has it."""
+    size: int
+    mode: bytes
+    owner: tuple[bytes, bytes]
+    mtime: bytes
+    """Seconds, in UTC, as rsync writes them: they sort as text."""
+    first: bytes | None = None
+    target: bytes | None = None
+    doubt: bool = False
+
+    @property
+    def content(self) -> tuple[str, int, bytes]:
+        """Return what is different when the content is."""
+        return self.kind, self.size, self.mtime
+
+
+def parse(line: bytes) -> Item | None:
+    """Return the entry of a line, or None for what rsync says beside its listing."""
+    words = line.rstrip(b"\n").rsplit(b"\t", 5)
+    found = _TYPE.fullmatch(words[-1]) if len(words) == 6 else None
+    if found is None:
+        return None
+    text, mode, uid, gid, mtime, _ = words
+    kind, size = found["kind"].decode(), int(found["size"] or 0)
+    first = target = None
+    if found["sign"] == b"h":
+        if text.count(b" => ") != 1:
+            raise UnclearError(f"the name of a hard link is not clear: {text!r}")
+        text, _, other = text.partition(b" => ")
+        first = raw(other)
+    name = raw(text)
+    if kind == "L" and first is None:
+        # rsync gives the length of the target as its size.
+        name, target = name[: -size - 4], name[len(name) - size :]
+    return Item(name.rstrip(b"/"), kind, size, mode, (uid, gid), mtime, first, target, bool(found["doubt"]))
+
+
+def raw(text: bytes) -> bytes:
+    """Return the bytes of a name that rsync has escaped."""
+    return _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), text)
+
+
+def _escaped(name: bytes) -> bytes:
+    """Return a name as rsync writes it."""
+    return _TO_ESCAPE.sub(lambda sign: b"\\#%03o" % sign[0][0], name)
+
+
+def doubted(line: bytes) -> bytes:
+    """Return a line in such a form that it equals no other."""
+    before, _, kind = line.rpartition(b"\t")
+    return line if kind.startswith(DOUBT) else before + b"\t" + DOUBT + kind
+
+
+# --- two listings ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Comparison:
+    """What differs between an old listing and a new one."""
+
+    old: dict[bytes, Item] = field(default_factory=dict)
+    """Entries that are gone or were different."""
+    new: dict[bytes, Item] = field(default_factory=dict)
+    """Entries that are new or different, and those that are to be looked at with them."""
+    anew: set[bytes] = field(default_factory=set)
+    """Names that shared an inode with a name that is another file now."""
+
+    @property
+    def empty(self) -> bool:
+        """Return whether there is nothing to do."""
+        return not self.old and not self.new
+
+    def with_folders(self, names: Iterable[bytes]) -> set[bytes]:
+        """Return names together with all folders above them, so that those keep their times."""
+        found = set(names)
+        for name in names:
+            above = name
+            while above != b".":
+                above = above.rpartition(b"/")[0] or b"."
+                found.add(above)
+        return found
+
+    def changes(self, before: Totals, entries: int) -> tuple[Changes, Totals, int]:
+        """Return how the new tree differs in content, its totals, and the number of its entries."""
+        gone = [item for item in self.old.values() if item.kind == "f"]
+        come = [item for item in self.new.values() if item.kind == "f"]
+        kept = [
+            item for item in come if item.name in self.old and self.old[item.name].content == item.content
+        ]
+        after = Totals(
+            before.files - len(gone) + len(come),
+            before.bytes - sum(item.size for item in gone) + sum(item.size for item in come),
+        )
+        lost, lost_bytes = (
+            len(gone) - len(kept),
+            sum(each.size for each in gone) - sum(each.size for each in kept),
+        )
+        found = Changes(after.files, after.bytes, before.files - lost, before.bytes - lost_bytes)
+        return found, after, entries - len(self.old) + len(self.new)
+
+
+def compare(difference: Path, old: Path, new: Path, special: Iterable[bytes], limit: int) -> Comparison:
+    """Return what differs, with all that has to be looked at together.
+
+    `difference` holds the lines that only one of the listings has, those of `new` after a tab (comm -3);
+    `special` names entries with attributes that no listing shows.  Raises UnclearError above `limit` entries.
+    """
+    made = Comparison()
+    with difference.open("rb") as lines:
+        for line in lines:
+            item = parse(line[1:] if line.startswith(b"\t") else line)
+            if item is None:
+                continue
+            (made.new if line.startswith(b"\t") else made.old)[item.name] = item
+            _bound(made, limit)
+    with Sorted(old) as before, Sorted(new) as after:
+        _look_into_folders(made, before, after, limit)
+        for name in special:
+            _look_at(made, name, before, after)
+            _bound(made, limit)
+        groups_before, groups_after = _groups(made, old, new)
+        for names in (*groups_before.values(), *groups_after.values()):
+            for name in names:
+                _look_at(made, name, before, after)
+            _bound(made, limit)
+        _look_at_folders_above(made, before, after)
+        made.anew = _parted(made, groups_before, groups_after)
+    return made
+
+
+def _bound(made: Comparison, limit: int) -> None:
+    if len(made.old) + len(made.new) > limit:
+        raise UnclearError(f"more than {limit} entries differ")
+
+
+def _look_at(made: Comparison, name: bytes, before: Sorted, after: Sorted) -> None:
+    """Let an entry that may be as it was be looked at all the same."""
+    if name in made.new or name in made.old:
+        return
+    same, now = before.find(name), after.find(name)
+    if same is not None and now is not None:
+        made.old[name], made.new[name] = same, now
+
+
+def _look_into_folders(made: Comparison, before: Sorted, after: Sorted, limit: int) -> None:
+    """Look at all entries of a folder whose time changed: names may have been exchanged within a second."""
+    changed = [
+        item
+        for name, item in made.new.items()
+        if item.kind == "d" and (was := made.old.get(name)) and (was.doubt or was.mtime != item.mtime)
+    ]
+    for folder in changed:
+        for child in after.children(folder.name):
+            if child.kind != "d":
+                _look_at(made, child.name, before, after)
+        _bound(made, limit)
+
+
+def _look_at_folders_above(made: Comparison, before: Sorted, after: Sorted) -> None:
+    """Let the folders of all that is touched get their times back."""
+    for name in [*made.old, *made.new]:
+        above = name
+        while above != b".":
+            above = above.rpartition(b"/")[0] or b"."
+            if above in made.new:
+                break
+            _look_at(made, above, before, after)
+
+
+def _groups(
+    made: Comparison, old: Path, new: Path
+) -> tuple[dict[bytes, set[bytes]], dict[bytes, set[bytes]]]:
+    """Return, by first name, the names of each inode with several names that anything touched has to do with.
+
+    A group that one listing brings in can bring in one of the other, and so on.
+    """
+    touched = {*made.old, *made.new}
+    while True:
+        found = _touching(old, touched), _touching(new, touched)
+        wider = touched.union(*found[0].values(), *found[1].values())
+        if len(wider) == len(touched):
+            return found
+        touched = wider
+
+
+def _touching(listing: Path, touched: set[bytes]) -> dict[bytes, set[bytes]]:
+    wanted = {first for first, name in _links(listing) if first in touched or name in touched}
+    groups: dict[bytes, set[bytes]] = {first: {first} for first in wanted}
+    for first, name in _links(listing) if wanted else ():
+        if first in wanted:
+            groups[first].add(name)
+    return groups
+
+
+def _links(listing: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (first name, other name) of the inodes with several names."""
+    with listing.open("rb") as lines:
+        for line in lines:
+            if b" => " in line and line[line.rfind(b"\t") + 1 :].lstrip(DOUBT).startswith(b"h"):
+                item = parse(line)
+                assert item is not None  # noqa: S101 - a line with a type is one
+                assert item.first is not None  # noqa: S101 - its type begins with h
+                yield item.first, item.name
+
+
+def _parted(made: Comparison, before: dict[bytes, set[bytes]], after: dict[bytes, set[bytes]]) -> set[bytes]:
+    """Return the names to be fetched anew, lest they stay one file with what they were parted from."""
+    now = {name: first for first, names in after.items() for name in names}
+    anew: set[bytes] = set()
+    for names in before.values():
+        left = sorted(name for name in names if name in made.new)
+        files = {now.get(name, name) for name in left}
+        for other in sorted(files)[1:]:
+            anew |= after.get(other, {other})
+    return anew
+
+
+class Sorted:
+    """Finds single lines in a sorted listing without reading it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Sorted:
+        with self._path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._map.close()
+
+    def find(self, name: bytes) -> Item | None:
+        """Return the entry of that name."""
+        place = self.place(name)
+        return None if place is None else parse(self._map[place[0] : place[1]])
+
+    def place(self, name: bytes) -> tuple[int, int] | None:
+        """Return where the line of that name begins and ends."""
+        text = _escaped(name)
+        for start in (text + b"\t", text + b"/\t", text + b" => ", text + b" -> "):
+            at = self._first(start)
+            while (line := self._line(at)).startswith(start):
+                item = parse(line)
+                if item is not None and item.name == name:
+                    return at, at + len(line)
+                at += len(line)
+        return None
+
+    def doubting(self, names: Iterable[bytes], target: BinaryIO) -> None:
+        """Write the listing with the lines of these names in such a form that they equal no others."""
+        done = 0
+        for begin, end in sorted(place for name in names if (place := self.place(name)) is not None):
+            target.write(self._map[done:begin])
+            target.write(doubted(self._map[begin:end]))
+            done = end
+        target.write(self._map[done:])
+
+    def children(self, folder: bytes) -> list[Item]:
+        """Return the entries of a folder, nothing of what is below them; none of a crowded one."""
+        start = b"" if folder == b"." else _escaped(folder) + b"/"
+        found: list[Item] = []
+        at = self._first(start)
+        while (line := self._line(at)) and line.startswith(start):
+            item = parse(line)
+            at += len(line)
+            if item is None or item.name in (b".", folder):
+                continue
+            if item.kind == "d":
+                at = self._first(_escaped(item.name) + b"0")
+            found.append(item)
+            if len(found) > CROWD:
+                return []
+        return found
+
+    def _line(self, at: int) -> bytes:
+        end = self._map.find(b"\n", at)
+        return self._map[at : end + 1] if end >= 0 else b""
+
+    def _first(self, start: bytes) -> int:
+        """Return the place of the first line that is not less than `start`."""
+        low, high = 0, len(self._map)
+        while low < high:
+            before = self._map.rfind(b"\n", low, (low + high) // 2)
+            middle = before + 1 if before >= 0 else low
+            line = self._line(middle)
+            if line < start:
+                low = middle + len(line)
+            else:
+                high = middle
+        return low

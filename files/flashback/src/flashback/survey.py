@@ -1,0 +1,342 @@
+"""Find out what changed at a source without looking at the snapshots.
+
+The source is listed by rsync's own dry run, sorted, and compared with the listing of the newest snapshot:
+both as text, by programs that need little memory.  What a listing cannot show is looked at all the same or
+found by the next full comparison:
+
+- A change within the second of the listing, or in the future: such entries are in doubt, see below.
+- Names exchanged within a second: a folder whose time changed is looked at as a whole, up to a limit.
+- Attributes and access control lists: an entry that has some is always looked at.  One that gets its first
+  without a change of mode is found by the full comparison.
+
+After the transfer all that was looked at is compared with what is stored.  What is not as listed is in
+doubt: its line is written in a form that equals no other.  The sacred rule: a line without doubt was seen in
+the snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from flashback import process, transfer
+from flashback.errors import FlashbackError
+from flashback.guard import Totals
+from flashback.listing import Comparison, Item, Sorted, UnclearError, compare, doubted, parse
+from flashback.model import Changes, Config, Job, Pulse, Snapshot, iso, moment
+from flashback.shelf import IDLE, MADE, Known, Shelf, differing
+from flashback.transfer import Transferred
+
+# Folders have another size on every file system; the rest only makes lines longer.
+SHORTEN = ("-e", r"s/\tcd+++++++++[0-9]*$/\td/", "-e", "s/+++++++++//")
+# rsync lists everything as new below a folder that is not there.
+ABSENT = "absent"
+# Options whose effect a listing does not show.
+NOT_LISTED = ("--checksum", "--iconv", "--prune-empty-dirs")
+# More differing entries than this are fetched by comparing everything: memory is small.
+MOST = 30_000
+MOST_SHARE = 0.3
+FEW = 1000
+# Two clocks that are both right may differ by this much.
+SKEW = timedelta(seconds=3)
+# Memory of sort; what is more goes through files, on the backup disk.
+SORTING = "8M"
+LONG = 86400.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What differs at the source, and what it is compared with."""
+
+    comparison: Comparison
+    newest: Snapshot
+    known: Known
+    special: frozenset[bytes]
+    started: datetime
+
+
+def recipe(job: Job) -> str:
+    """Return what changes whenever a job is fetched in another way, so that nothing stored is relied upon."""
+    words = transfer.command(job, "", "", ())
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+
+
+def obstacle(  # noqa: PLR0911 - one line for each answer
+    job: Job, shelf: Shelf, newest: Snapshot | None, now: datetime
+) -> str:
+    """Return why everything has to be compared this time, or nothing."""
+    if job.detect == "full":
+        return "the job says so (detect)"
+    if newest is None:
+        return "it is the first backup"
+    if job.accept_partial or transfer.is_pattern(job.source):
+        return "the source is a pattern, or may be read in part only"
+    if any(option.partition("=")[0] in NOT_LISTED for option in job.rsync_options):
+        return "a listing does not show what rsync_options ask for"
+    known = shelf.known(newest.name)
+    if known is None or not shelf.has_listing(newest.name):
+        return f"there is no listing of {newest.name}"
+    if known.recipe != recipe(job):
+        return "the job's settings have changed"
+    age = now - moment(known.full_at)
+    if not timedelta(0) <= age + SKEW or age >= timedelta(seconds=job.full_every):
+        return f"everything was compared last at {known.full_at} (full_every)"
+    return ""
+
+
+def take(config: Config, job: Job, address: str, newest: Snapshot, *, now: datetime, pulse: Pulse) -> Survey:
+    """List the source and return what differs; raise UnclearError when everything has to be compared."""
+    shelf = Shelf(config.data_dir, job)
+    known = shelf.known(newest.name)
+    assert known is not None  # noqa: S101 - `obstacle` has looked
+    fresh, difference = shelf.fresh("txt"), shelf.fresh("difference")
+    env = {} if job.local else {"RSYNC_RSH": transfer.shell(config, job)}
+    argv = ["rsync", *transfer.listing(job), "--", *transfer.sources(job, address), f"{ABSENT}/"]
+    _list(argv, fresh, pulse, env, job)
+    special = shelf.special(newest.name)
+    differing(shelf.text(newest.name), fresh, difference, pulse)
+    made = Comparison()
+    if difference.stat().st_size or special:
+        made = compare(difference, shelf.text(newest.name), fresh, special, _limit(known))
+    return Survey(made, newest, known, special, now)
+
+
+def _limit(known: Known) -> int:
+    return max(FEW, min(MOST, int(known.entries * MOST_SHARE)))
+
+
+def _list(argv: list[str], target: Path, pulse: Pulse, env: dict[str, str], job: Job | None = None) -> None:
+    """Write a sorted listing; raise UnclearError when it is not whole."""
+    commands = [
+        ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+        ["sed", *SHORTEN],
+        ["sort", "-S", SORTING, "-T", str(target.parent)],
+    ]
+    done = process.pipeline(
+        commands,
+        target,
+        pulse=pulse,
+        timeout=job.timeout if job else LONG,
+        stall=job.stall_timeout if job else None,
+        cwd=target.parent,
+        env={**env, "TZ": "UTC"},
+    )
+    listed = done[0]
+    verdict = transfer.judge(listed.code, listed.stderr, listed.timed_out)
+    if listed.stalled or not verdict.complete:
+        raise UnclearError(f"the source cannot be listed: {verdict.note or 'nothing moved'}")
+    for each, name in zip(done[1:], ("sed", "sort"), strict=True):
+        if each.code != 0:
+            raise UnclearError(f"{name} failed: {' '.join(each.stderr.split())[-300:]}")
+
+
+# --- after the transfer ------------------------------------------------------------------------------------
+
+
+def figures(survey: Survey) -> tuple[Changes, Totals, int]:
+    """Return how the new tree differs from the newest snapshot, its totals, and the number of its entries."""
+    known = survey.known
+    return survey.comparison.changes(Totals(known.files, known.bytes), known.entries)
+
+
+def totals(survey: Survey, done: Transferred) -> Transferred:
+    """Return the figures of a transfer as if everything had been compared."""
+    found, after, entries = figures(survey)
+    return replace(
+        done,
+        files=entries,
+        bytes=after.bytes,
+        regular=after.files,
+        changed=after.files - min(after.files, found.kept),
+        changed_bytes=max(0, after.bytes - found.kept_bytes),
+    )
+
+
+def require(config: Config, job: Job, survey: Survey) -> None:
+    """Refuse to go on when a stored file was mended meanwhile: the new tree may hold the bad one."""
+    if not Shelf(config.data_dir, job).has_listing(survey.newest.name):
+        raise FlashbackError(
+            f"A damaged file of {job.host}/{job.volume} was mended during the backup",
+            "The next pass compares every entry",
+        )
+
+
+def remember(config: Config, job: Job, snapshot: Snapshot, survey: Survey | None, started: datetime) -> None:
+    """Let the next backup know what this one stored, now that it is complete."""
+    shelf = Shelf(config.data_dir, job)
+    if survey is None:
+        shelf.begin(snapshot.name, recipe(job), iso(started) or "")
+    else:
+        shelf.put(snapshot.name)
+
+
+def settle(config: Config, job: Job, survey: Survey, tree: Path) -> None:
+    """Compare what was looked at with the filled tree, and make the listing ready for its commit."""
+    shelf, made = Shelf(config.data_dir, job), survey.comparison
+    threshold = _as_listed(survey.started - SKEW)
+    doubts, special = set[bytes](), set(survey.special) - made.old.keys() - made.new.keys()
+    inodes: dict[int, set[bytes]] = {}
+    groups: dict[bytes, set[bytes]] = {}
+    for name, item in made.new.items():
+        status = _status(tree, name)
+        if status is None or not _is_as_listed(tree, item, status) or item.mtime >= threshold:
+            doubts.add(name)
+        if status is not None and item.kind != "d":
+            inodes.setdefault(status.st_ino, set()).add(name)
+            groups.setdefault(item.first or name, set()).add(name)
+        if status is not None and _has_attributes(tree, name):
+            special.add(name)
+    doubts |= _recent(made)
+    # Names are one file here exactly if they are one file there; in doubt about one all are in doubt.
+    there = set(map(frozenset, groups.values()))
+    for names in [*inodes.values(), *groups.values()]:
+        if frozenset(names) not in there or names & doubts:
+            doubts |= names
+    if doubts:
+        _write_doubts(shelf, doubts)
+    _, after, entries = figures(survey)
+    known, base = survey.known, survey.newest.name
+    shelf.describe(
+        Known(known.recipe, known.full_at, entries, after.files, after.bytes, base),
+        special,
+        made.old.keys() | made.new.keys(),
+    )
+
+
+def _recent(made: Comparison) -> set[bytes]:
+    """Return what changed last: on a client whose clock is slow it may have changed while it was listed."""
+    changed = [
+        item
+        for name, item in made.new.items()
+        if name not in made.old or made.old[name].content != item.content
+    ]
+    if not changed:
+        return set()
+    newest = max(item.mtime for item in changed)
+    threshold = _as_listed(_moment(newest) - SKEW)
+    return {item.name for item in changed if item.mtime >= threshold}
+
+
+def _write_doubts(shelf: Shelf, doubts: set[bytes]) -> None:
+    fresh, doubting = shelf.fresh("txt"), shelf.fresh("doubting")
+    with Sorted(fresh) as listed, doubting.open("wb") as target:
+        listed.doubting(doubts, target)
+    doubting.rename(fresh)
+
+
+def _status(tree: Path, name: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(os.fsencode(tree) + b"/" + name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_as_listed(tree: Path, item: Item, status: os.stat_result) -> bool:
+    mode = stat.filemode(status.st_mode)
+    kinds = {"-": "f", "d": "d", "l": "L", "c": "D", "b": "D"}
+    if kinds.get(mode[0], "S") != item.kind or mode[1:].encode() != item.mode:
+        return False
+    owner = (b"%d" % status.st_uid, b"%d" % status.st_gid)
+    if owner != item.owner or _second(status.st_mtime_ns) != item.mtime:
+        return False
+    if item.kind == "f" and status.st_size != item.size:
+        return False
+    if item.target is None:
+        return True
+    return os.fsencode(Path(tree, os.fsdecode(item.name)).readlink()) == item.target
+
+
+def _has_attributes(tree: Path, name: bytes) -> bool:
+    return bool(os.listxattr(os.fsencode(tree) + b"/" + name, follow_symlinks=False))
+
+
+def _second(nanoseconds: int) -> bytes:
+    """Return a time of a file as a listing has it; nothing for one that no calendar knows."""
+    try:
+        return _as_listed(datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc))
+    except (OverflowError, ValueError, OSError):
+        return b""
+
+
+def _as_listed(at: datetime) -> bytes:
+    return at.astimezone(timezone.utc).strftime("%Y/%m/%d-%H:%M:%S").encode()
+
+
+def _moment(text: bytes) -> datetime:
+    return datetime.strptime(text.decode(), "%Y/%m/%d-%H:%M:%S").replace(tzinfo=timezone.utc)
+
+
+# --- after a full comparison, between the backups ----------------------------------------------------------
+
+
+def missing(config: Config, job: Job, snapshots: list[Snapshot]) -> Snapshot | None:
+    """Return the newest snapshot when its listing is still to be made."""
+    shelf = Shelf(config.data_dir, job)
+    newest = snapshots[-1] if snapshots else None
+    if newest is None or shelf.has_listing(newest.name) or shelf.begun(newest.name) is None:
+        return None
+    return newest
+
+
+def describe(config: Config, job: Job, snapshot: Snapshot, pulse: Pulse) -> int:
+    """Make the listing of a snapshot from the snapshot itself; return the number of its entries."""
+    shelf = Shelf(config.data_dir, job, IDLE)
+    begun = shelf.begun(snapshot.name)
+    if begun is None:
+        raise FlashbackError(f"How {snapshot.path} was fetched is not known")
+    used, started = begun
+    fresh, raw = shelf.fresh("described"), shelf.fresh("txt")
+    _list(["rsync", *transfer.LISTING, "--", f"{snapshot.path}/", f"{ABSENT}/"], fresh, pulse, {})
+    threshold = _as_listed(moment(started) - SKEW)
+    with fresh.open("rb") as source:
+        items = filter(None, map(parse, source))
+        latest = max((item.mtime for item in items if item.mtime < threshold), default=threshold)
+    # See `_recent`.
+    threshold = min(threshold, _as_listed(_moment(latest) - SKEW))
+    entries = files = size = 0
+    with fresh.open("rb") as source, raw.open("wb") as target:
+        for line in source:
+            item = parse(line)
+            if item is None:
+                target.write(line)
+                continue
+            entries += 1
+            files += item.kind == "f"
+            size += item.size if item.kind == "f" else 0
+            target.write(doubted(line) if item.mtime >= threshold else line)
+    fresh.unlink()
+    shelf.describe(Known(used, started, entries, files, size), _special(snapshot.path, pulse))
+    for kind in MADE:
+        _sync(shelf.fresh(kind))
+    shelf.put(snapshot.name)
+    return entries
+
+
+def _special(top: Path, pulse: Pulse) -> Iterator[bytes]:
+    """Yield the names below a tree that have attributes."""
+    root = os.fsencode(top)
+    pending = [root]
+    if os.listxattr(root):
+        yield b"."
+    while pending:
+        pulse()
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if os.listxattr(entry.path, follow_symlinks=False):
+                    yield entry.path[len(root) + 1 :]
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
