@@ -45,6 +45,7 @@ MOST_SHARE = 0.3
 FEW = 1000
 # Two clocks that are both right may differ by this much.
 SKEW = timedelta(seconds=3)
+SLOW = timedelta(days=1)
 # Memory of sort; what is more goes through files, on the backup disk.
 SORTING = "8M"
 LONG = 86400.0
@@ -192,7 +193,7 @@ def settle(config: Config, job: Job, survey: Survey, tree: Path) -> None:
             groups.setdefault(item.first or name, set()).add(name)
         if status is not None and _has_attributes(tree, name):
             special.add(name)
-    doubts |= _recent(made)
+    doubts |= _recent(made, survey.started)
     # Names are one file here exactly if they are one file there; in doubt about one all are in doubt.
     there = set(map(frozenset, groups.values()))
     for names in [*inodes.values(), *groups.values()]:
@@ -209,8 +210,17 @@ def settle(config: Config, job: Job, survey: Survey, tree: Path) -> None:
     )
 
 
-def _recent(made: Comparison) -> set[bytes]:
-    """Return what changed last: on a client whose clock is slow it may have changed while it was listed."""
+def _before_the_last(latest: bytes, started: datetime) -> bytes:
+    """Return from which time on entries are in doubt, if the last of them changed while it was listed.
+
+    That may be so on a client whose clock is slow: by a day at most, or its owner would notice.
+    """
+    last = _moment(latest)
+    return _as_listed(last - SKEW if last > started - SLOW else started)
+
+
+def _recent(made: Comparison, started: datetime) -> set[bytes]:
+    """Return what changed last."""
     changed = [
         item
         for name, item in made.new.items()
@@ -218,8 +228,7 @@ def _recent(made: Comparison) -> set[bytes]:
     ]
     if not changed:
         return set()
-    newest = max(item.mtime for item in changed)
-    threshold = _as_listed(_moment(newest) - SKEW)
+    threshold = _before_the_last(max(item.mtime for item in changed), started)
     return {item.name for item in changed if item.mtime >= threshold}
 
 
@@ -297,8 +306,7 @@ def describe(config: Config, job: Job, snapshot: Snapshot, pulse: Pulse) -> int:
     with fresh.open("rb") as source:
         items = filter(None, map(parse, source))
         latest = max((item.mtime for item in items if item.mtime < threshold), default=threshold)
-    # See `_recent`.
-    threshold = min(threshold, _as_listed(_moment(latest) - SKEW))
+    threshold = min(threshold, _before_the_last(latest, moment(started)))
     entries = files = size = 0
     with fresh.open("rb") as source, raw.open("wb") as target:
         for line in source:
