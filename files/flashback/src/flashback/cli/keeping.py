@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,8 +130,8 @@ def forecast(path: Path, as_json: bool) -> int:
     samples = History(loaded.data_dir).disk_use(clock.now() - care.WEEKS)
     words = future.sentence(samples, loaded.reserve_percent)
     if as_json:
-        days = future.days_left(samples, loaded.reserve_percent)
-        print(json.dumps({"days_left": days, "samples": len(samples), "sentence": words}, indent=1))
+        left = future.days_left(samples, loaded.reserve_percent)
+        print(json.dumps({**asdict(left), "samples": len(samples), "sentence": words}, indent=1))
     else:
         print(words)
     return 0
