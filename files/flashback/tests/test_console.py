@@ -106,7 +106,7 @@ def test_tables_fit_the_terminal_and_say_what_the_plain_lines_say(rig: Rig, colu
         (["status"], ["laptop/home/daily", "COUNT", "engine is stopped"]),
         (["queue"], ["laptop-home-daily", "LAST BACKUP", "AGE/CYCLE", "/86400"]),
         (["history", "laptop"], ["laptop/home/daily", "SUCCEEDED", "received"]),
-        (["snapshots"], [snapshot.name, "AGE"]),
+        (["snapshots"], [snapshot.name, "AGE", "/JOB/SNAPSHOT"]),
         (["retention"], [snapshot.name, "KEPT BECAUSE", *note.split()]),
         (["why", "laptop", "--no-probe"], ["laptop/home/daily", "it is not due", "- its newest snapshot"]),
     ):

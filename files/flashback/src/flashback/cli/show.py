@@ -139,7 +139,8 @@ def snapshots(path: Path, target: str | None, as_json: bool) -> int:
     lines = (f"{job}  {each.name}  {each.path}" for job, each in found)
     console.table(("JOB", "SNAPSHOT", "AGE"), rows, lines, right=("AGE",), empty="There is no snapshot yet.")
     if found and console.on_terminal():
-        print(f"\nEach is a folder: {loaded.data_dir}/JOB/SNAPSHOT")
+        console.say("")
+        console.say(f"Each is a folder: {loaded.data_dir}/JOB/SNAPSHOT")
     return 0
 
 
