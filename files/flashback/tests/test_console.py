@@ -319,6 +319,21 @@ def test_wrong_input_is_one_line_that_helps(rig: Rig, words: list[str], said: st
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
+def test_a_configuration_that_is_absent_or_wrong_is_one_line_too(rig: Rig) -> None:
+    rig.config.write_text("data_dir: here\nnonsense: 1\nmore: 2\n")
+    done = rig.call("status")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        rf"flashback: {rig.config}:1: .*; this is the first of 3 mistakes. `flashback config check` .*\n",
+        done.stderr,
+    )
+    rig.config.unlink()
+    for words in (("status",), ("config", "check")):
+        done = rig.call(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"flashback: There is no configuration at {rig.config}. Write one")
+
+
 def test_a_warning_is_not_said_twice(rig: Rig) -> None:
     (rig.top / "known_hosts").write_text("")
     done = rig.call("backup", "laptop")

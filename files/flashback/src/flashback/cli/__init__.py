@@ -15,7 +15,7 @@ import click
 
 from flashback import __version__
 from flashback import config as configuration
-from flashback.errors import FlashbackError
+from flashback.errors import ConfigError, FlashbackError
 
 #: Where each command lives, in the order of the help. A module is loaded when its command is used.
 COMMANDS = {
@@ -63,6 +63,11 @@ def main() -> None:
         code = 130
     except click.ClickException as error:
         _print_usage_error(error)
+        code = error.exit_code
+    except ConfigError as error:
+        first, *others = error.problems
+        more = f"; this is the first of {1 + len(others)} mistakes" if others else ""
+        print(f"flashback: {first}{more}. {error.hint}", file=sys.stderr)
         code = error.exit_code
     except FlashbackError as error:
         print(f"flashback: {error}", file=sys.stderr)
