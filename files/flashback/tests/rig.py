@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import pty
+import select
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,41 @@ from typing import Any
 # Where xfs keeps access control lists; root sees them twice.
 XFS_LISTS = ("trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT")
 CLI = [sys.executable, "-m", "flashback"]
+
+
+@dataclass
+class Terminal:
+    """What a command wrote on a terminal, with everything that steers it."""
+
+    master: int
+    child: subprocess.Popen[bytes]
+    written: str = ""
+
+    def read(self, words: str | None = None, seconds: float = 60.0) -> str:
+        """Read until these words were written, or to the end of the command; return all that was written."""
+        deadline = time.monotonic() + seconds
+        while words is None or words not in self.written:
+            ready, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"it did not happen in time: {self.written!r}"
+            try:
+                piece = os.read(self.master, 65536)
+            except OSError:
+                # Nobody holds the other side any more.
+                piece = b""
+            if not piece:
+                assert words is None, f"it ended without {words!r}: {self.written!r}"
+                self.child.wait(seconds)
+                break
+            self.written += piece.decode().replace("\r\n", "\n")
+        return self.written
+
+    @property
+    def code(self) -> int:
+        return self.child.wait(60)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.written.splitlines()
 
 
 @dataclass
@@ -78,6 +118,37 @@ class Rig:
         )
         self.started.append(child)
         return child
+
+    @contextmanager
+    def terminal(
+        self, *words: str, columns: int = 80, env: dict[str, str] | None = None
+    ) -> Iterator[Terminal]:
+        """Run a command on a terminal of so many columns."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+        child = subprocess.Popen(
+            ["setsid", "--ctty", "env", "--default-signal=HUP,INT", *CLI, "-c", str(self.config), *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**plain, "TERM": "xterm", **(env or {})},
+        )
+        os.close(slave)
+        try:
+            yield Terminal(master, child)
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            with suppress(OSError):
+                os.close(master)
+
+    def look(self, *words: str, columns: int = 80, env: dict[str, str] | None = None) -> Terminal:
+        """Run a command on a terminal to its end."""
+        with self.terminal(*words, columns=columns, env=env) as terminal:
+            terminal.read()
+            return terminal
 
     def back_up(self) -> Path:
         """Back up once, return the new snapshot."""

@@ -117,13 +117,19 @@ def _log_queue(board: Board) -> None:
         LOG.info("%s", line)
 
 
-def select(config: Config, target: str) -> list[Job]:
+def known(config: Config, target: str) -> list[Job]:
     """Return the jobs that HOST, HOST/VOLUME or HOST/VOLUME/LABEL names; raise UsageError when none."""
     parts = target.strip("/").split("/")
     found = [job for job in config.jobs if [job.host, job.volume, job.label][: len(parts)] == parts]
     if not found:
-        known = ", ".join(job.name for job in config.jobs) or "none at all"
-        raise UsageError(f"No job is called {target}", f"Known are {known}")
+        names = ", ".join(job.name for job in config.jobs) or "none at all"
+        raise UsageError(f"No job is called {target}", f"Known are {names}")
+    return found
+
+
+def select(config: Config, target: str) -> list[Job]:
+    """Return the jobs of a target that may run; raise UsageError when there are none."""
+    found = known(config, target)
     enabled = [job for job in found if not job.disabled]
     if not enabled:
         raise UsageError(f"{target} is disabled", "Remove `disabled: true` from the configuration")

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from flashback.errors import ConfigError, FlashbackError
+from flashback.errors import ConfigError, UsageError
 from flashback.model import Config, Job, Keep, Window, snapshot_time
 
 DEFAULT_PATH = Path("/etc/flashback/flashback.yml")
@@ -98,11 +98,11 @@ def load(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise FlashbackError(
+        raise UsageError(
             f"There is no configuration at {path}", "Write one, or name it with --config"
         ) from None
     except (OSError, UnicodeError) as error:
-        raise FlashbackError(f"The configuration {path} cannot be read: {error}") from None
+        raise UsageError(f"The configuration {path} cannot be read: {error}") from None
     return parse(text, path)
 
 

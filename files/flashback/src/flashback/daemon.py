@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from flashback.attempt import Attempt, describe
 from flashback.chores import Chores
 from flashback.control import Request, Server
 from flashback.errors import BusyError, ConfigError, FlashbackError, StoppedError
-from flashback.model import Config, Job, JobState, Progress, ServerState
-from flashback.status import Board
+from flashback.model import Config, Job, JobState, ServerState
+from flashback.status import Board, run_document
 
 LOG = logging.getLogger("flashback")
 # Longest sleep at a stretch, in seconds: the status is written anew that often.
@@ -173,7 +174,14 @@ class Daemon:
         self._tell(f"STATUS={line}")
         if self._request:
             self._request.tell(
-                {"event": "job", "job": attempt.job.name, "state": attempt.state.value, "line": line}
+                {
+                    "event": "job",
+                    "job": attempt.job.name,
+                    "state": attempt.state.value,
+                    "reason": attempt.reason,
+                    "run": attempt.run and run_document(attempt.run),
+                    "line": line,
+                }
             )
 
     def _read_config(self) -> None:
@@ -220,16 +228,8 @@ class Daemon:
         if now - getattr(self, "_reported", 0.0) >= 1.0:
             self._reported = now
             running = self.board.current
-            progress = running.progress if running else Progress()
-            request.tell(
-                {
-                    "event": "progress",
-                    "files": progress.files,
-                    "bytes": progress.bytes,
-                    "percent": progress.percent,
-                    "rate": progress.rate,
-                }
-            )
+            if running:
+                request.tell({"event": "progress", "job": running.job.name, **asdict(running.progress)})
 
     def _tell(self, line: str) -> None:
         if line != self._told:

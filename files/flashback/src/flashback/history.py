@@ -101,10 +101,12 @@ class History:
         query = f"SELECT {_COLUMNS} FROM runs WHERE id IN (SELECT max(id) FROM runs GROUP BY job)"  # noqa: S608 - constants
         return self._do(lambda db: {row[0]: _run(row) for row in db.execute(query)}, {})
 
-    def runs(self, job: str | None, limit: int) -> list[Run]:
-        """Return the last runs of one job, or of all with None, the newest first."""
-        query = f"SELECT {_COLUMNS} FROM runs WHERE ? IN (job, '') ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
-        return self._do(lambda db: [_run(row) for row in db.execute(query, (job or "", limit))], [])
+    def runs(self, target: str | None, limit: int) -> list[Run]:
+        """Return the last runs of a host, a volume or a job, or of all with None, the newest first."""
+        begin = f"{target.strip('/')}/" if target else ""
+        query = f"SELECT {_COLUMNS} FROM runs WHERE substr(job || '/', 1, ?) = ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
+        asked = (len(begin), begin, limit)
+        return self._do(lambda db: [_run(row) for row in db.execute(query, asked)], [])
 
     def saw(self, host: str, present: bool, at: datetime, reason: str, gap: timedelta) -> None:
         """Record a probe: it prolongs the last span when that says the same and is not older than `gap`."""

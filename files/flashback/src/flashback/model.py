@@ -8,11 +8,12 @@ completed, in UTC, and reads back to exactly that moment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 NAME_FORMAT = "%Y-%m-%dT%H%M%SZ"
 SUSPECT = "suspect-"
@@ -230,6 +231,11 @@ class Progress:
     percent: int = 0
     rate: int = 0
     seconds_left: int | None = None
+
+    @classmethod
+    def of(cls, made: Mapping[str, Any]) -> Progress:
+        """Return the progress that a document tells."""
+        return cls(*(made[each.name] for each in fields(cls)))
 
 
 @dataclass(frozen=True)

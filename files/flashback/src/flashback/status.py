@@ -382,10 +382,7 @@ def queue_text(made: Document, now: datetime, activity: str) -> str:
 
 def queue_table(jobs: Sequence[Document], now: datetime) -> list[str]:
     """Return the lines of the table, its head first."""
-    rows = [
-        (_index(job), _last_backup(job), str(_age(job, now)), str(job["period_seconds"]), _wording(job))
-        for job in jobs
-    ]
+    rows = _queue_cells(jobs, now)
     width = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     width[1] = len("2013-03-20 21:05:18")
     head = "   ".join(["INDEX".center(width[0]), "LAST BACKUP".center(width[1]), "AGE".center(width[2])])
@@ -395,6 +392,22 @@ def queue_table(jobs: Sequence[Document], now: datetime) -> list[str]:
             f"{index.ljust(width[0])}   {last}   {age.rjust(width[2])}/{cycle.ljust(width[3])}   {wording}"
         )
     return lines
+
+
+def queue_rows(jobs: Sequence[Document], now: datetime) -> list[tuple[str, ...]]:
+    """Return the cells of the same table, its head first."""
+    rows = _queue_cells(jobs, now)
+    return [
+        ("INDEX", "LAST BACKUP", "AGE/CYCLE", "STATUS"),
+        *((index, last, f"{age}/{cycle}", wording) for index, last, age, cycle, wording in rows),
+    ]
+
+
+def _queue_cells(jobs: Sequence[Document], now: datetime) -> list[tuple[str, str, str, str, str]]:
+    return [
+        (_index(job), _last_backup(job), str(_age(job, now)), str(job["period_seconds"]), _wording(job))
+        for job in jobs
+    ]
 
 
 def _index(job: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import click
 
 from flashback import __version__
 from flashback import config as configuration
-from flashback.errors import FlashbackError
+from flashback.errors import ConfigError, FlashbackError
 
 #: Where each command lives, in the order of the help. A module is loaded when its command is used.
 COMMANDS = {
@@ -62,7 +62,12 @@ def main() -> None:
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        error.show()
+        _print_usage_error(error)
+        code = error.exit_code
+    except ConfigError as error:
+        first, *others = error.problems
+        more = f"; this is the first of {1 + len(others)} mistakes" if others else ""
+        print(f"flashback: {first}{more}. {error.hint}", file=sys.stderr)
         code = error.exit_code
     except FlashbackError as error:
         print(f"flashback: {error}", file=sys.stderr)
@@ -77,6 +82,19 @@ def main() -> None:
         print(f"flashback: {error}", file=sys.stderr)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print a mistake in the command line as all other errors: on one line, with what helps."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        # Newer than Debian 12's: a group without its command, where the help is the message.
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    what = error.format_message()
+    end = "" if what.endswith((".", "?")) else "."
+    name = context.command_path if context else "flashback"
+    print(f"flashback: {what}{end} `{name} --help` explains", file=sys.stderr)
 
 
 class _Commands(click.Group):
@@ -95,7 +113,11 @@ class _Commands(click.Group):
         return command
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`flashback COMMAND --help` explains one command, `flashback manual | man -l -` everything.",
+)
 @click.option(
     "-c",
     "--config",

@@ -15,18 +15,27 @@ from flashback.model import Config, Job
 
 @click.group("excludes")
 def excludes_group() -> None:
-    """Look at the patterns that leave files out."""
+    """See which files the patterns leave out."""
 
 
 @excludes_group.command("test")
 @click.argument("target", metavar="HOST/VOLUME[/LABEL]")
 @click.argument("paths", metavar="[PATH...]", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
-def excludes_test(path: Path, target: str, paths: tuple[str, ...]) -> int:
-    """Say for each PATH below the source whether it is backed up; without PATHs list the patterns."""
+def excludes_test(path: Path, target: str, paths: tuple[str, ...], as_json: bool) -> int:
+    """Say for each PATH below the source whether it is backed up.
+
+    A PATH that ends in / is a folder. Without any PATH, the patterns are listed.
+    """
     from flashback import excluding  # noqa: PLC0415 - only this command needs it
 
     job = _job(configuration.load(path), target)
+    if as_json:
+        decisions = [asdict(excluding.decide(job, each)) for each in paths]
+        made = [{**each, "backed_up": not each["pattern"]} for each in decisions]
+        print(json.dumps(made if paths else excluding.merged(job), indent=1))
+        return 0
     for line in excluding.merged(job) if not paths else ():
         print(line)
     for each in paths:
@@ -39,7 +48,10 @@ def excludes_test(path: Path, target: str, paths: tuple[str, ...]) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
 def probe(path: Path, target: str, as_json: bool) -> int:
-    """Say what the rsync of a client can do, and what a backup of it loses."""
+    """Say what the rsync of a client can do.
+
+    And what a backup of that client loses, because its rsync cannot tell it.
+    """
     from flashback import capability, process  # noqa: PLC0415 - only this command needs it
 
     loaded = configuration.load(path)
@@ -62,7 +74,10 @@ def probe(path: Path, target: str, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def bench_ssh(path: Path, target: str, file: str, as_json: bool) -> int:
-    """Measure the ciphers of ssh by fetching FILE, a large one below the source."""
+    """Measure which cipher of ssh is the fastest.
+
+    Each cipher fetches FILE, a large one named as it is below the source.
+    """
     from flashback import ciphers, disk  # noqa: PLC0415 - only this command needs it
 
     loaded = configuration.load(path)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flashback import config as configuration
+from flashback.cli import console
 from flashback.cli.completing import targets
 from flashback.errors import UsageError
 from flashback.model import Config, Job, snapshot_name, snapshot_time
@@ -23,67 +25,103 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("snapshot", metavar="HOST/VOLUME/LABEL/SNAPSHOT")
 @click.argument("note", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
-def keep(path: Path, snapshot: str, note: str) -> int:
-    """Mark a snapshot so that it never expires, with a NOTE that says why."""
+def keep(path: Path, snapshot: str, note: str, as_json: bool) -> int:
+    """Mark a snapshot so that it never expires.
+
+    NOTE says why, for whoever reads `flashback retention` later.
+    """
     job, taken = _named(snapshot)
     with _store(configuration.load(path)) as store:
         store.note(job, taken, note)
-    print(f"{snapshot} is kept until `flashback unkeep` takes the mark away")
+    if as_json:
+        print(json.dumps(_mark(job, taken, note), indent=1))
+    else:
+        print(f"{snapshot} is kept until `flashback unkeep` takes the mark away")
     return 0
 
 
 @click.command()
 @click.argument("snapshot", metavar="HOST/VOLUME/LABEL/SNAPSHOT")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
-def unkeep(path: Path, snapshot: str) -> int:
-    """Take the mark off a snapshot: it expires like all others."""
+def unkeep(path: Path, snapshot: str, as_json: bool) -> int:
+    """Take the mark off: the snapshot may expire."""
     job, taken = _named(snapshot)
     with _store(configuration.load(path)) as store:
         if taken not in store.notes(job):
             raise UsageError(f"{snapshot} is not marked", f"`flashback retention {job.name}` shows the marks")
         store.note(job, taken, None)
-    print(f"{snapshot} expires like all others")
+    if as_json:
+        print(json.dumps(_mark(job, taken, None), indent=1))
+    else:
+        print(f"{snapshot} expires like all others")
     return 0
+
+
+def _mark(job: Job, taken: datetime, note: str | None) -> dict[str, Any]:
+    """Return for programs whether a snapshot is marked; the note is None when it is not."""
+    return {"job": job.name, "snapshot": snapshot_name(taken), "marked": note is not None, "note": note}
 
 
 @click.command()
 @click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of the snapshots that count now.")
 @click.pass_obj
-def accept(path: Path, target: str) -> int:
-    """Let a snapshot that was held back count: its changes are wanted."""
+def accept(path: Path, target: str, as_json: bool) -> int:
+    """Let a held back snapshot count.
+
+    It was held back because it lost or altered very much; its changes are wanted.
+    """
     from flashback.process import no_pulse  # noqa: PLC0415 - only what this command needs
 
-    loaded = configuration.load(path)
+    loaded, made = configuration.load(path), []
     with _store(loaded) as store:
         for job in _held_back(store, loaded, target):
             for suspect in store.suspects(job):
-                print(f"{store.accept(job, suspect, no_pulse).path} counts from now on")
+                snapshot = store.accept(job, suspect, no_pulse)
+                made.append({"job": job.name, "name": snapshot.name, "path": str(snapshot.path)})
+                if not as_json:
+                    print(f"{snapshot.path} counts from now on")
+    if as_json:
+        print(json.dumps(made, indent=1))
     return 0
 
 
 @click.command()
 @click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", shell_complete=targets)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of what was deleted.")
 @click.pass_obj
-def reject(path: Path, target: str) -> int:
-    """Delete a snapshot that was held back: its changes are damage."""
+def reject(path: Path, target: str, as_json: bool) -> int:
+    """Delete a held back snapshot.
+
+    It was held back because it lost or altered very much; its changes are damage.
+    """
     from flashback.process import no_pulse  # noqa: PLC0415 - only what this command needs
 
-    loaded = configuration.load(path)
+    loaded, made = configuration.load(path), []
     with _store(loaded) as store:
         for job in _held_back(store, loaded, target):
             for suspect in store.suspects(job):
                 store.reject(job, suspect, no_pulse)
-                print(f"{suspect.path} is deleted")
+                made.append({"job": job.name, "name": suspect.name, "path": str(suspect.path)})
+                if not as_json:
+                    print(f"{suspect.path} is deleted")
+    if as_json:
+        print(json.dumps(made, indent=1))
     return 0
 
 
 @click.command()
-@click.argument("target", metavar="HOST[/VOLUME[/LABEL]]", required=False, shell_complete=targets)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def retention(path: Path, target: str | None, as_json: bool) -> int:
-    """Explain for each snapshot why it is kept, or that it goes after the next backup."""
+    """Explain why each snapshot is kept, or that it goes.
+
+    What no rule keeps is deleted after the next backup of its job.
+    """
     from flashback import care, clock, disk, restore  # noqa: PLC0415 - only what this command needs
     from flashback import retention as rules  # noqa: PLC0415
     from flashback.store import open_store  # noqa: PLC0415
@@ -108,10 +146,11 @@ def retention(path: Path, target: str | None, as_json: bool) -> int:
             rows.append({"job": job.name, "snapshot": snapshot_name(taken), "kept": words})
     if as_json:
         print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            because = "; ".join(row["kept"]) or "nothing keeps it: it goes after the next backup"
-            print(f"{row['job']}  {row['snapshot']}  {because}")
+        return 0
+    nothing = "nothing keeps it: it goes after the next backup"
+    cells = [(str(row["job"]), str(row["snapshot"]), "; ".join(row["kept"]) or nothing) for row in rows]
+    head, lines = ("JOB", "SNAPSHOT", "KEPT BECAUSE"), ("  ".join(row) for row in cells)
+    console.table(head, cells, lines, empty="There is no snapshot yet.")
     return 0
 
 
@@ -119,7 +158,10 @@ def retention(path: Path, target: str | None, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
 def forecast(path: Path, as_json: bool) -> int:
-    """Say when the backup disk will be full."""
+    """Say when the backup disk will be full.
+
+    Told from how full it was in the last 60 days; in brackets what the faster and the slower days point to.
+    """
     from flashback import care, clock, disk  # noqa: PLC0415 - only what this command needs
     from flashback import forecast as future  # noqa: PLC0415
     from flashback.history import History  # noqa: PLC0415
@@ -129,8 +171,8 @@ def forecast(path: Path, as_json: bool) -> int:
     samples = History(loaded.data_dir).disk_use(clock.now() - care.WEEKS)
     words = future.sentence(samples, loaded.reserve_percent)
     if as_json:
-        days = future.days_left(samples, loaded.reserve_percent)
-        print(json.dumps({"days_left": days, "samples": len(samples), "sentence": words}, indent=1))
+        left = future.days_left(samples, loaded.reserve_percent)
+        print(json.dumps({**asdict(left), "samples": len(samples), "sentence": words}, indent=1))
     else:
         print(words)
     return 0

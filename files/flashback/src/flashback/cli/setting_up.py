@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -14,13 +15,16 @@ from flashback.errors import ConfigError
 
 @click.group("disk")
 def disk_group() -> None:
-    """Look after the backup disk."""
+    """Prepare the backup disk."""
 
 
 @disk_group.command("mark")
 @click.argument("mount", type=click.Path(path_type=Path))
 def disk_mark(mount: Path) -> int:
-    """Mark the disk that is mounted on MOUNT as the backup disk; print its id."""
+    """Mark the disk mounted on MOUNT as the backup disk.
+
+    Only a marked disk is written to. Its id is printed; `disk_id` in the configuration may insist on it.
+    """
     from flashback import disk  # noqa: PLC0415 - only what this command needs
 
     print(disk.mark(mount))
@@ -29,24 +33,38 @@ def disk_mark(mount: Path) -> int:
 
 @click.group("config")
 def config_group() -> None:
-    """Look at the configuration."""
+    """Check the configuration, or make one."""
 
 
 @config_group.command("check")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_obj
-def config_check(path: Path, file: Path | None) -> int:
-    """List every mistake in the configuration, one per line."""
+def config_check(path: Path, file: Path | None, as_json: bool) -> int:
+    """List every mistake in the configuration, one per line.
+
+    FILE is checked instead of the configuration in use. Exit status: 0 it is good, 2 it is not.
+    """
     try:
         loaded = configuration.load(file or path)
     except ConfigError as error:
-        for problem in error.problems:
+        if as_json:
+            _print_checked(file or path, [], error.problems, [])
+        for problem in () if as_json else error.problems:
             print(problem, file=sys.stderr)
         return error.exit_code
+    if as_json:
+        _print_checked(loaded.path, [job.name for job in loaded.jobs], [], configuration.advice(loaded))
+        return 0
     for line in configuration.advice(loaded):
         print(f"{loaded.path}: {line}", file=sys.stderr)
     print(f"{loaded.path}: good, {len(loaded.jobs)} jobs")
     return 0
+
+
+def _print_checked(path: Path, jobs: list[str], problems: list[str], advice: Iterable[str]) -> None:
+    made = {"path": str(path), "good": not problems, "jobs": jobs, "problems": problems}
+    print(json.dumps({**made, "advice": list(advice)}, indent=1))
 
 
 @config_group.command("import")
@@ -63,9 +81,10 @@ def config_check(path: Path, file: Path | None) -> int:
     help="Look here too for HOST/VOLUME/excludes and the config files of the old disk; may be repeated.",
 )
 def config_import(old: Path, output: Path | None, trees: tuple[Path, ...]) -> int:
-    """Read a configuration of the flashback of 2014 (JSON, or flashback.conf with flashback.jobs beside it).
+    """Turn a configuration of 2014 into a new one.
 
-    The new one goes to standard output; what could not be carried over is listed on standard error.
+    OLD is its JSON file, or flashback.conf with flashback.jobs beside it. The new one goes to standard
+    output; what could not be carried over is listed on standard error.
     """
     from flashback import legacy  # noqa: PLC0415 - only what this command needs
     from flashback.errors import UsageError  # noqa: PLC0415
@@ -96,9 +115,10 @@ def config_import(old: Path, output: Path | None, trees: tuple[Path, ...]) -> in
 @click.option("--json", "as_json", is_flag=True, help="Print the renames and what is to be known as JSON.")
 @click.pass_obj
 def adopt(path: Path, tree: Path | None, dry_run: bool, as_json: bool) -> int:
-    """Take over the snapshots of the flashback of 2014 that lie on the backup disk; nothing is copied.
+    """Take over snapshots of the flashback of 2014.
 
-    Stop the old engine first. Everything is a rename; begun again after an interruption it finishes the rest.
+    They lie on the backup disk already, and nothing is copied. Stop the old engine first. Everything is a
+    rename; begun again after an interruption it finishes the rest.
     """
     from flashback import adopt as action  # noqa: PLC0415 - only what this command needs
     from flashback import clock, disk  # noqa: PLC0415
@@ -129,7 +149,10 @@ def adopt(path: Path, tree: Path | None, dry_run: bool, as_json: bool) -> int:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    """Print what makes a shell complete the commands; for bash: `flashback completion bash > FILE`."""
+    """Print what makes a shell complete commands.
+
+    For bash: `flashback completion bash > /etc/bash_completion.d/flashback`.
+    """
     from click.shell_completion import get_completion_class  # noqa: PLC0415 - only what this command needs
 
     from flashback.cli import cli  # noqa: PLC0415
@@ -143,7 +166,7 @@ def completion(shell: str) -> int:
 @click.command()
 @click.option("--man/--markdown", "as_page", default=True, help="A man page, or the same as Markdown.")
 def manual(as_page: bool) -> int:
-    """Print the manual page (`flashback manual | man -l -`)."""
+    """Print this manual: `flashback manual | man -l -`."""
     from flashback import manual as book  # noqa: PLC0415 - only what this command needs
     from flashback.cli import cli  # noqa: PLC0415
 
@@ -154,7 +177,13 @@ def manual(as_page: bool) -> int:
 @click.command()
 @click.option("--green", help="The green LED below /sys/class/leds, as a glob.")
 @click.option("--red", help="The red LED below /sys/class/leds, as a glob.")
-@click.option("--root", type=click.Path(path_type=Path), default=Path("/sys/class/leds"), show_default=True)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/sys/class/leds"),
+    show_default=True,
+    help="Where the LEDs are.",
+)
 @click.option("--show", is_flag=True, help="Print what is shown now, in words, and end.")
 @click.pass_obj
 def led(path: Path, green: str | None, red: str | None, root: Path, show: bool) -> int:

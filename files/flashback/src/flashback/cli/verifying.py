@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flashback import config as configuration
+from flashback.cli import console
+from flashback.cli.stopping import asked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from flashback.drill import Result
     from flashback.ledger import Damage
@@ -36,7 +37,11 @@ def verify(
     names: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Read stored files again, name and heal what is damaged. Exit status: 1 when something is damaged."""
+    """Read stored files again and heal damage.
+
+    Each file is compared with its checksum; a damaged one is replaced by a good copy where there is one.
+    Exit status: 0 all is well, 1 something is damaged.
+    """
     from flashback import manifest  # noqa: PLC0415 - only this command needs it
     from flashback import verify as action  # noqa: PLC0415
 
@@ -66,7 +71,10 @@ def verify(
 @click.command()
 @click.pass_obj
 def chores(path: Path) -> int:
-    """Do what the daemon does between backups: checksums of new snapshots, the night's slice, drills."""
+    """Do the daemon's work between two backups.
+
+    Checksums of new snapshots, this night's share of reading again, restore drills.
+    """
     from flashback import chores as action  # noqa: PLC0415 - only this command needs it
     from flashback import clock  # noqa: PLC0415
 
@@ -79,7 +87,11 @@ def chores(path: Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def drill(path: Path, host: str | None, *, as_json: bool) -> int:
-    """Restore a sample of each client (or of HOST) and compare it. Exit status: 1 when one is not right."""
+    """Prove that a restore works, with a sample.
+
+    Some files of each client (or of HOST) are restored and compared. Exit status: 0 all are right, 1 one
+    is not.
+    """
     from flashback import disk  # noqa: PLC0415 - only this command needs it
     from flashback import drill as action  # noqa: PLC0415
     from flashback.errors import NotNowError  # noqa: PLC0415
@@ -105,7 +117,10 @@ def drill(path: Path, host: str | None, *, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
 def damage(path: Path, *, as_json: bool) -> int:
-    """List the stored files known to be damaged. Exit status: 1 when there are any."""
+    """List the stored files known to be damaged.
+
+    Exit status: 0 there are none, 1 there are some.
+    """
     from flashback import disk, verify  # noqa: PLC0415 - only this command needs it
 
     loaded = configuration.load(path)
@@ -115,8 +130,13 @@ def damage(path: Path, *, as_json: bool) -> int:
         print(json.dumps([_damage(each) for each in found], indent=1))
     elif not found:
         print("No stored file is known to be damaged.")
-    for each in () if as_json else found:
-        _say_damage(each)
+    else:
+        rows = [
+            (each.names[0], each.kind, str(len(each.places)), "\n".join(filter(None, _about(each))))
+            for each in found
+        ]
+        lines = (line for each in found for line in _told(each))
+        console.table(("FILE", "DAMAGE", "SNAPSHOTS", "ABOUT"), rows, lines, right=("SNAPSHOTS",))
     return 1 if found else 0
 
 
@@ -150,12 +170,10 @@ def _size(text: str) -> int:
 
 
 def _stoppable() -> Pulse:
-    """Return a pulse that ends the work in an orderly way after SIGTERM or ctrl-C."""
+    """Return a pulse that ends the work in an orderly way when somebody asks for it."""
     from flashback.errors import StoppedError  # noqa: PLC0415 - as above
 
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: stopping.append(received))
+    stopping = asked()
 
     def pulse() -> None:
         if stopping:
@@ -176,18 +194,26 @@ def _say(made: Slice) -> None:
         print(f"{note}.")
     for each in made.healed:
         print(f"Healed: {each.names[0]} ({len(each.places)} snapshots), {each.reason}.")
-    for each in made.open:
-        _say_damage(each)
+    for line in (line for each in made.open for line in _told(each)):
+        print(line)
     if not made.open:
         print("No stored file is known to be damaged.")
 
 
-def _say_damage(each: Damage) -> None:
-    print(f"Damaged ({each.kind}): {each.names[0]}, in {len(each.places)} snapshots. {each.reason}".rstrip())
-    if each.evidence is not None:
-        from flashback.ledger import shown  # noqa: PLC0415 - as above
+def _told(each: Damage) -> Iterator[str]:
+    """Yield the lines on a damaged file."""
+    reason, evidence = _about(each)
+    yield f"Damaged ({each.kind}): {each.names[0]}, in {len(each.places)} snapshots. {reason}".rstrip()
+    if evidence:
+        yield f"  {evidence}"
 
-        print(f"  the bad file is kept as {shown(each.evidence)}")
+
+def _about(each: Damage) -> tuple[str, str]:
+    """Return why a file counts as damaged and where the bad copy is, each empty when there is nothing."""
+    from flashback.ledger import shown  # noqa: PLC0415 - as above
+
+    kept = "" if each.evidence is None else f"the bad file is kept as {shown(each.evidence)}"
+    return each.reason, kept
 
 
 def _sentence(each: Result) -> str:
