@@ -11,6 +11,7 @@ words for health.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from flashback.model import (
     moment,
 )
 
+LOG = logging.getLogger("flashback.status")
 VERSION = 1
 # A working engine writes every few seconds, a sleeping one every minute.
 STALE = timedelta(minutes=3)
@@ -86,6 +88,8 @@ class Board:
     since: datetime = schedule.EPOCH
     reason: str = ""
     activity: str = "not yet started"
+    error: str = ""
+    """What kept the last pass from its work although it was the time for it, in a sentence."""
     clock: str = ""
     config_error: str | None = None
     disk: Disk | None = None
@@ -107,6 +111,8 @@ class Board:
     """Why the disk is too full, in a sentence."""
     care: Care = field(default_factory=Care)
     _published: float = 0.0
+    _unwritten: str = ""
+    """Why the status could not be written the last time."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def turn(self, state: ServerState, activity: str, reason: str = "") -> None:
@@ -154,16 +160,26 @@ class Board:
             self.publish()
 
     def publish(self) -> None:
-        """Write status.json, status and queue; each appears whole."""
+        """Write status.json, status and queue; each appears whole.
+
+        No room for them ends no backup: a status that grows old is seen by its readers.
+        """
         with self._lock:
             self._published = time.monotonic()
             now = self.now()
             made = document(self, now)
             run_dir = self.config.run_dir
-            run_dir.mkdir(parents=True, exist_ok=True)
-            _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
-            _write(run_dir / "status", status_text(made, now))
-            _write(run_dir / "queue", queue_text(made, now, self.activity))
+            try:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
+                _write(run_dir / "status", status_text(made, now))
+                _write(run_dir / "queue", queue_text(made, now, self.activity))
+            except OSError as error:
+                if str(error) != self._unwritten:
+                    LOG.error("The status in %s cannot be written: %s", run_dir, error)
+                self._unwritten = str(error)
+            else:
+                self._unwritten = ""
 
 
 def watched(job: Job) -> str:
@@ -183,6 +199,7 @@ def document(board: Board, now: datetime) -> Document:
             "state": board.state.value,
             "since": iso(board.since),
             "reason": board.reason,
+            "error": board.error,
         },
         "clock": {"problem": board.clock},
         "config": {"path": str(config.path), "error": board.config_error},
@@ -458,6 +475,8 @@ def health(made: Mapping[str, Any] | None, now: datetime, pid_alive: Callable[[i
     if now - moment(made["written_at"]) > patience:
         return Health(False, (f"the engine hangs since {made['written_at']}",))
     problems = []
+    if engine.get("error"):
+        problems.append(f"the last pass failed: {engine['error']}")
     if not made["disk"]["present"]:
         problems.append(f"the backup disk is missing: {made['disk']['reason']}")
     if made["config"]["error"]:
