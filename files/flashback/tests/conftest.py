@@ -29,6 +29,7 @@ TOOLS = (
     "mkfs.xfs",
     "groff",
     "strace",
+    "ip",
     "/usr/sbin/sshd",
 )
 
@@ -38,7 +39,7 @@ def pytest_sessionstart() -> None:
     if missing:
         pytest.exit(
             f"These tests need {', '.join(missing)}: "
-            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base strace",
+            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base strace iproute2",
             returncode=4,
         )
     if os.geteuid() != 0:

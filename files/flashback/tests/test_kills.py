@@ -199,9 +199,10 @@ def check(victim: Victim, before: dict[str, Any], wanted: Any) -> None:
         assert len(gone) <= len(newer), f"{gone} went and nothing came"
 
 
-def finish(victim: Victim, wanted: Any) -> None:
+def finish(victim: Victim) -> None:
     """The next pass does all that the killed one did not, and leaves no trace of it."""
     victim.day += 1
+    wanted = tree(victim.source)
     assert {attempt.state for attempt in victim.run()} == {JobState.SUCCEEDED}
     for label in ("daily", "weekly"):
         found = sorted(path.name for path in victim.label(label).iterdir())
@@ -222,7 +223,8 @@ def test_killed_before_any_step_and_again_while_it_recovers(victim: Victim) -> N
             victim.day += 1
             dead = victim.killed(partial(count_and_kill, str(victim.disk), step))
             check(victim, before, wanted)
-        finish(victim, wanted)
+        victim.edit()
+        finish(victim)
     assert step > 15
 
 
@@ -236,7 +238,8 @@ def test_killed_in_the_middle_of_a_program(victim: Victim) -> None:
         folder = victim.top / f"{program}-{call}-{number}"
         assert victim.killed(partial(doom, folder, program, call, number)), folder.name
         check(victim, before, wanted)
-        finish(victim, wanted)
+        victim.edit()
+        finish(victim)
 
 
 def test_what_was_safe_on_the_disk_before_the_kill_is_not_sent_again(victim: Victim) -> None:
@@ -265,6 +268,6 @@ def test_what_was_safe_on_the_disk_before_the_kill_is_not_sent_again(victim: Vic
     arrived = safe()
     assert 5 < len(arrived) < 30
     victim.configure()
-    finish(victim, tree(victim.source))
+    finish(victim)
     daily = victim.label("daily") / snapshot_name(victim.now())
     assert {name: (daily / name).stat().st_ino for name in arrived} == arrived
