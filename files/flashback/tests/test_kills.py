@@ -37,6 +37,7 @@ STEPS = frozenset(
 )
 WRITING = os.O_WRONLY | os.O_RDWR
 FILES = 12
+KEPT = 2
 # Programs with the call before which they are killed, and the number of that call.
 MOMENTS = (
     ("rsync", "rename", 1),
@@ -82,7 +83,7 @@ class Victim:
             "space: {reserve_percent: 0, reserve_inodes_percent: 0}\n"
             "hosts:\n  box:\n    volumes:\n      all:\n"
             f"        source: {self.source}\n        local: true\n        {setting}\n        jobs:\n"
-            "          daily: {period: 1d, keep: 2}\n          weekly: {from: daily, period: 1d, keep: 2}\n"
+            f"          daily: {{keep: {KEPT}}}\n          weekly: {{from: daily, keep: {KEPT}}}\n"
         )
 
     def label(self, name: str) -> Path:
@@ -105,8 +106,8 @@ class Victim:
         return BEGIN + timedelta(days=self.day)
 
     def begin(self) -> None:
-        """Make the first two snapshots."""
-        for _ in range(2):
+        """Make the first snapshots."""
+        for _ in range(KEPT):
             self.day += 1
             self.run()
 
@@ -195,8 +196,9 @@ def check(victim: Victim, before: dict[str, Any], wanted: Any) -> None:
         assert after[path] == before[path], f"{path} has changed"
     for label in ("daily", "weekly"):
         gone = [path for path in before if f"/{label}/" in path and path not in after]
-        newer = [path for path in new if f"/{label}/" in path]
-        assert len(gone) <= len(newer), f"{gone} went and nothing came"
+        left = [path for path in after if f"/{label}/" in path]
+        assert len(left) >= KEPT, f"{gone} went and nothing came"
+        assert not gone or max(gone) < min(left), f"{gone} went before {left}"
 
 
 def finish(victim: Victim) -> None:
@@ -208,7 +210,7 @@ def finish(victim: Victim) -> None:
         found = sorted(path.name for path in victim.label(label).iterdir())
         assert found[-1] == snapshot_name(victim.now())
         assert [name for name in found if not name.startswith("20")] == []
-        assert len(found) <= 2
+        assert len(found) == KEPT
         assert tree(victim.label(label) / found[-1]) == wanted
 
 
@@ -223,8 +225,11 @@ def test_killed_before_any_step_and_again_while_it_recovers(victim: Victim) -> N
             victim.day += 1
             dead = victim.killed(partial(count_and_kill, str(victim.disk), step))
             check(victim, before, wanted)
-        victim.edit()
-        finish(victim)
+        # Now and then the next death comes before anything is finished.
+        if step % 3 == 0:
+            victim.edit()
+            finish(victim)
+    finish(victim)
     assert step > 15
 
 
