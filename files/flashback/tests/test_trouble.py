@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,3 +122,24 @@ def test_b20_once_the_clock_is_right_names_from_the_future_go_and_marks_stay(
     assert found == {"2026-05-01T000001Z": "1", "2026-05-01T000002Z": "2", "2026-06-01T000000Z": "now"}
     assert "note: mine" in rig.call("retention", "laptop").stdout
     assert tree(rig.complete()[-1]) == tree(rig.source)
+
+
+def test_stored_data_that_cannot_be_looked_after_is_said(rig: Rig) -> None:
+    (rig.source / "a").write_text("1")
+    rig.back_up()
+    in_the_way = rig.disk / ".flashback/manifests"
+    in_the_way.write_text("a file where a directory should be")
+    daemon = rig.start("run")
+    until(lambda: state(rig) == "IDLE")
+
+    def said() -> str:
+        """Wake the daemon, which otherwise looks every twenty seconds, and ask how things stand."""
+        daemon.send_signal(signal.SIGHUP)
+        return rig.call("status").stdout
+
+    until(lambda: "stored data cannot be looked after: sealing laptop/home/daily" in said())
+    assert rig.call("status").returncode == 1
+    in_the_way.unlink()
+    assert rig.call("backup", "laptop", "--wait").returncode == 0
+    until(lambda: "looked after" not in said())
+    daemon.terminate()

@@ -129,6 +129,7 @@ class Daemon:
         if self.board.disk.present and not self.board.clock:
             self._chores.tend(self.board.config, self.board.now().astimezone())
             self.board.care = care.load(self.board.config.data_dir)
+            self.board.neglect = self._chores.trouble
         left = max(0.0, until - time.monotonic())
         if self.board.state is not ServerState.PREPARING or not self.board.reason:
             self.board.turn(ServerState.IDLE, f"sleeping {-(-int(left) // 60)} min")

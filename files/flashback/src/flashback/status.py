@@ -110,6 +110,8 @@ class Board:
     shortage: str = ""
     """Why the disk is too full, in a sentence."""
     care: Care = field(default_factory=Care)
+    neglect: str = ""
+    """What of looking after the stored data failed, in a sentence."""
     _published: float = 0.0
     _unwritten: str = ""
     """Why the status could not be written the last time."""
@@ -214,6 +216,7 @@ def document(board: Board, now: datetime) -> Document:
             "verified_at": iso(board.care.verified_at),
             "damaged": len(board.care.damaged),
             "damaged_files": list(board.care.damaged[:20]),
+            "error": board.neglect,
         },
         "drills": [
             {
@@ -474,31 +477,44 @@ def health(made: Mapping[str, Any] | None, now: datetime, pid_alive: Callable[[i
         patience += timedelta(seconds=int(made["interval_seconds"]))
     if now - moment(made["written_at"]) > patience:
         return Health(False, (f"the engine hangs since {made['written_at']}",))
-    problems = []
-    if engine.get("error"):
-        problems.append(f"the last pass failed: {engine['error']}")
+    problems = _engine_problems(made) + _care_problems(made)
+    for job in made["jobs"]:
+        problems += _job_problems(job)
+    return Health(True, tuple(problems))
+
+
+def _engine_problems(made: Mapping[str, Any]) -> list[str]:
+    """Return what keeps the engine as a whole from its work."""
+    found = []
+    if made["engine"].get("error"):
+        found.append(f"the last pass failed: {made['engine']['error']}")
     if not made["disk"]["present"]:
-        problems.append(f"the backup disk is missing: {made['disk']['reason']}")
+        found.append(f"the backup disk is missing: {made['disk']['reason']}")
     if made["config"]["error"]:
-        problems.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
+        found.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
     if made["clock"]["problem"]:
-        problems.append(made["clock"]["problem"])
+        found.append(made["clock"]["problem"])
     if made["disk"]["shortage"]:
-        problems.append(made["disk"]["shortage"])
+        found.append(made["disk"]["shortage"])
+    return found
+
+
+def _care_problems(made: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with stored data, or with looking after it."""
+    found = []
+    if made["verification"].get("error"):
+        found.append(f"stored data cannot be looked after: {made['verification']['error']}")
     damaged = made["verification"]["damaged"]
     if damaged:
         first = made["verification"]["damaged_files"][0]
-        problems.append(
+        found.append(
             f"{damaged} stored files are damaged, the first is {first}; `flashback damage` lists them"
         )
-    problems += [
+    return found + [
         f"the restore drill of {drill['host']} failed: {drill['reason']}"
         for drill in made["drills"]
         if not drill["good"]
     ]
-    for job in made["jobs"]:
-        problems += _job_problems(job)
-    return Health(True, tuple(problems))
 
 
 def _job_problems(job: Document) -> list[str]:  # noqa: PLR0911 - one line for each answer
