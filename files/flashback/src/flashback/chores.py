@@ -21,7 +21,7 @@ from pathlib import Path
 
 from flashback import process
 from flashback.disk import META
-from flashback.errors import BusyError, FlashbackError, NotNowError, StoppedError
+from flashback.errors import BusyError, ConfigError, FlashbackError, NotNowError, StoppedError
 from flashback.model import Config, Pulse
 
 LOG = logging.getLogger("flashback.chores")
@@ -124,8 +124,8 @@ class Chores:
             done = process.run(argv, pulse=pulse, timeout=LONG)
             for line in done.stderr.splitlines():
                 LOG.info("%s", line)
-            # Not now (75) says nothing about how the last ones went.
-            if done.code != NotNowError.exit_code:
+            # Not now says nothing about how the last ones went; a broken configuration is said by the daemon.
+            if done.code not in (NotNowError.exit_code, ConfigError.exit_code):
                 said = done.stdout.strip() or " ".join(done.stderr.split())[-300:]
                 self.trouble = said or "they took too long" if done.code else ""
         except StoppedError:
