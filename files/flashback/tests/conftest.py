@@ -28,6 +28,8 @@ TOOLS = (
     "mkfs.btrfs",
     "mkfs.xfs",
     "groff",
+    "strace",
+    "ip",
     "/usr/sbin/sshd",
 )
 
@@ -37,7 +39,7 @@ def pytest_sessionstart() -> None:
     if missing:
         pytest.exit(
             f"These tests need {', '.join(missing)}: "
-            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base",
+            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base strace iproute2",
             returncode=4,
         )
     if os.geteuid() != 0:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
+import pytest
+from flashback import clock
 from flashback.model import Keep
 from flashback.retention import expired, explain
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 START = datetime(2020, 1, 1, 3, tzinfo=timezone.utc)
@@ -58,6 +62,45 @@ def test_the_hour_that_comes_twice_in_autumn_is_two_hours() -> None:
     first = datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc)
     taken = [first, first + timedelta(hours=1)]
     assert expired(taken, Keep(hourly=2), zone=ZoneInfo("Europe/Berlin")) == []
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process live where summer time ends on 25 October 2026 and begins on 28 March 2027."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+MOMENTS_OF_YEARS = st.lists(
+    st.integers(0, 2 * 365 * 48).map(lambda halves: START + timedelta(minutes=30 * halves)), max_size=40
+)
+
+
+# Midnights in Berlin.
+SUMMER = datetime(2026, 7, 1, 22, tzinfo=timezone.utc)
+WINTER = datetime(2026, 1, 1, 23, tzinfo=timezone.utc)
+
+
+@pytest.mark.usefixtures("berlin")
+@given(MOMENTS_OF_YEARS, KEEPS)
+@example([SUMMER - timedelta(minutes=30), SUMMER + timedelta(minutes=30)], Keep(daily=2))
+@example([WINTER - timedelta(minutes=30), WINTER + timedelta(minutes=30)], Keep(daily=2))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_days_begin_at_the_midnight_of_their_own_season(taken: list[datetime], keep: Keep) -> None:
+    """Whenever it is asked, summer or winter: the wall clock of a moment is the one it had then."""
+    assert explain(taken, keep, zone=clock.zone()) == explain(taken, keep, zone=ZoneInfo("Europe/Berlin"))
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_system_knows_the_two_hours_of_autumn_apart() -> None:
+    first = datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc)
+    assert expired([first, first + timedelta(hours=1)], Keep(hourly=2), zone=clock.zone()) == []
+    local = [each.astimezone(clock.zone()) for each in (first, first + timedelta(hours=1))]
+    assert [(each.hour, each.fold, each.tzname()) for each in local] == [(2, 0, "CEST"), (2, 1, "CET")]
+    assert [each.utcoffset() for each in local] == [timedelta(hours=2), timedelta(hours=1)]
 
 
 def test_every_decision_is_explained() -> None:

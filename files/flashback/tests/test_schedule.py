@@ -127,6 +127,17 @@ def test_a_local_job_is_late_by_the_clock_alone() -> None:
     assert schedule.lateness(Standing(local, ago(hours=47)), NOW).kind == ""
 
 
+def test_a_copy_is_not_late_while_there_is_nothing_new_to_copy() -> None:
+    weekly = dataclasses.replace(JOB, label="weekly", copy_of="daily", period=7 * DAY)
+    holiday = (there(999, 10 * 24), there(10 * 24, 0, present=False))
+    waiting = Standing(weekly, ago(days=10), original=ago(days=10), presences=holiday)
+    assert schedule.lateness(waiting, NOW) == Lateness()
+    assert schedule.lateness(dataclasses.replace(waiting, original=ago(hours=3)), NOW) == Lateness()
+    stuck = dataclasses.replace(waiting, original=ago(hours=26))
+    assert schedule.lateness(stuck, NOW) == Lateness("late", 26 * HOUR)
+    assert schedule.lateness(Standing(weekly, None, original=ago(hours=26)), NOW).kind == "late"
+
+
 def test_b20_a_stepped_clock_makes_no_job_undue_for_ever() -> None:
     future = Standing(JOB, NOW + timedelta(days=4000))
     assert schedule.is_due(future, NOW)
@@ -134,12 +145,16 @@ def test_b20_a_stepped_clock_makes_no_job_undue_for_ever() -> None:
     assert schedule.clock_problem([future.newest], NOW, synchronised=True) is None
 
 
-def test_b20_a_snapshot_from_the_future_gets_a_possible_name_that_keeps_its_place() -> None:
-    future = NOW + timedelta(days=4000)
-    assert schedule.misnamed(future, ago(days=2), NOW) == ago(days=2) + timedelta(seconds=1)
-    assert schedule.misnamed(ago(days=1), ago(days=2), NOW) is None
-    alone = schedule.misnamed(future, None, NOW)
-    assert alone is not None
+def test_b20_snapshots_from_the_future_get_possible_names_that_keep_their_order() -> None:
+    future, later = NOW + timedelta(days=4000), NOW + timedelta(days=4001)
+    second = timedelta(seconds=1)
+    assert schedule.misnamed([ago(days=3), ago(days=2), future, later], NOW) == [
+        (future, ago(days=2) + second),
+        (later, ago(days=2) + 2 * second),
+    ]
+    assert schedule.misnamed([ago(days=1), ago(days=2)], NOW) == []
+    assert schedule.misnamed([], NOW) == []
+    ((_, alone),) = schedule.misnamed([future], NOW)
     assert schedule.is_due(Standing(JOB, alone), NOW)
 
 

@@ -185,6 +185,55 @@ def test_two_large_files_that_became_one_are_one(bench: Bench) -> None:
     assert tree(first.path) == before
 
 
+def test_an_attempt_that_fails_costs_no_old_copy_and_blocks_no_later_one(bench: Bench) -> None:
+    some_files(bench.source)
+    kept = [bench.back_up() for _ in range(2)]
+    before = [tree(each.path) for each in kept]
+    for seed in range(3, 6):
+        some_files(bench.source, seed)
+        bench.fill()
+        assert bench.store.snapshots(bench.job) == kept
+        assert [tree(each.path) for each in kept] == before
+    assert tree(bench.back_up().path) == tree(bench.source)
+
+
+def test_folders_keep_their_times_whatever_changes_in_them(bench: Bench) -> None:
+    some_files(bench.source)
+    second = 1_500_000_000_000_000_000
+    for place, path in enumerate([*sorted(bench.source.iterdir()), bench.source]):
+        os.utime(path, ns=(second, second + 123_456_789 + place))
+    bench.back_up()
+    (bench.source / "dir0/file0").unlink()
+    (bench.source / "dir1/fresh").write_text("1")
+    (bench.source / "dir2").rename(bench.source / "moved")
+    for place, path in enumerate([*sorted(bench.source.iterdir()), bench.source]):
+        os.utime(path, ns=(second, second + 987_654_321 + place))
+    bench.fill()
+    (bench.source / "moved/late").write_text("after an interruption")
+    os.utime(bench.source / "moved", ns=(second, second + 5))
+    assert tree(bench.back_up().path) == tree(bench.source)
+
+
+def test_rsync_lists_while_it_works_and_never_holds_the_whole_tree(bench: Bench) -> None:
+    # rsync looks a thousand files ahead.
+    for folder in range(40):
+        (bench.source / f"{folder}").mkdir()
+        for number in range(50):
+            (bench.source / f"{folder}/{number}").write_text("1")
+    for _ in range(2):
+        fill = bench.store.begin(bench.job, pulse)
+        for options in fill.destination.passes:
+            said: list[str] = []
+            argv = transfer.command(bench.job, "", fill.destination.target, options)
+            process.run(argv, cwd=fill.destination.where, on_output=said.append)
+        # rsync says ir-chk as long as it goes on listing, and to-chk from then on.
+        assert "ir-chk=" in "".join(said)
+        bench.days += 1
+        bench.store.commit(fill, bench.now, pulse)
+        for path in bench.source.glob("*/0"):
+            path.write_text("anew")
+
+
 def test_unchanged_data_is_stored_once(bench: Bench) -> None:
     (bench.source / "film").write_bytes(random.Random(1).randbytes(60_000_000))
     bench.back_up()

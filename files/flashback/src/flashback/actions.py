@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from flashback import attempt, care, clock, disk, pause, process, schedule
 from flashback.attempt import CHECKPOINT, Attempt, Observer, Work
-from flashback.errors import CancelledError, NotNowError, StoppedError, UsageError
+from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError, UsageError
 from flashback.history import History
 from flashback.model import Config, Job, JobState, Pulse, ServerState
 from flashback.status import Board, document, queue_table
@@ -163,14 +163,28 @@ def _tidy(board: Board, store: Store, pulse: Pulse) -> None:
     """Give snapshots from the future a possible name."""
     for job in board.config.jobs:
         pulse()
-        found = board.snapshots.get(job.name, [])
-        before = found[-2].taken if len(found) > 1 else None
-        name = schedule.misnamed(board.newest(job), before, board.now())
-        if name is not None:
-            from flashback import manifest  # noqa: PLC0415 - only for this rare case
+        try:
+            _rename_future(board, store, job)
+        except FlashbackError as error:
+            LOG.error("%s: a snapshot from the future cannot be renamed: %s", job.name, error)
 
-            manifest.renamed(board.config, job, found[-1].name, store.rename(job, found[-1], name).name)
-            board.snapshots[job.name] = store.snapshots(job)
+
+def _rename_future(board: Board, store: Store, job: Job) -> None:
+    """Give the snapshots of a job that bear a time from the future a possible one; marks go with them."""
+    found = {each.taken: each for each in board.snapshots.get(job.name, [])}
+    names = schedule.misnamed(list(found), board.now())
+    if not names:
+        return
+    from flashback import manifest  # noqa: PLC0415 - only for this rare case
+
+    notes = store.notes(job)
+    for old, new in names:
+        renamed = store.rename(job, found[old], new)
+        if old in notes:
+            store.note(job, new, notes[old])
+            store.note(job, old, None)
+        manifest.renamed(board.config, job, found[old].name, renamed.name)
+    board.snapshots[job.name] = store.snapshots(job)
 
 
 def _pass_on(said: queue.SimpleQueue[Attempt], observer: Observer) -> None:

@@ -16,12 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashback import process
 from flashback.disk import META
-from flashback.errors import BusyError, FlashbackError, StoppedError
+from flashback.errors import BusyError, ConfigError, FlashbackError, NotNowError, StoppedError
 from flashback.model import Config, Job, Pulse
 
 if TYPE_CHECKING:
@@ -39,25 +40,28 @@ def night_has_come(config: Config, last: datetime | None, local: datetime) -> bo
     return last is None or last.astimezone(local.tzinfo).date() < local.date()
 
 
-def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> None:
-    """Do everything that is due, one thing after the other."""
+def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> list[str]:
+    """Do everything that is due, one thing after the other; return what failed, a sentence for each."""
     from flashback import care, disk, drill, manifest, verify  # noqa: PLC0415 - the daemon imports this too
     from flashback.store import open_store  # noqa: PLC0415 - as above
 
+    failed: list[str] = []
     with _only_one(config):
         disk.require(config)
         store = open_store(config.data_dir)
         for job in config.jobs:
-            _try(f"making ready for {job.name}", lambda: make_ready(config, store, job, pulse))  # noqa: B023 - called at once
+            _try(failed, f"making ready for {job.name}", partial(make_ready, config, store, job, pulse))
         for job, snapshot in manifest.missing(config, config.jobs):
-            _try(f"sealing {job.name} {snapshot.name}", lambda: manifest.seal(config, job, snapshot, pulse))  # noqa: B023 - called at once
-        _try("sweeping manifests", lambda: manifest.sweep(config))
+            sealing = partial(manifest.seal, config, job, snapshot, pulse)
+            _try(failed, f"sealing {job.name} {snapshot.name}", sealing)
+        _try(failed, "sweeping manifests", lambda: manifest.sweep(config))
         local = now().astimezone()
         if night_has_come(config, verify.verified_at(config), local):
-            _try("verifying", lambda: verify.run(config, pulse=pulse))
+            _try(failed, "verifying", lambda: verify.run(config, pulse=pulse))
         for host in drill.due(config, now()):
-            _try(f"the restore drill of {host}", lambda: drill.run(config, host, pulse=pulse))  # noqa: B023 - as above
+            _try(failed, f"the restore drill of {host}", partial(drill.run, config, host, pulse=pulse))
         care.gather(config, now())
+    return failed
 
 
 def make_ready(config: Config, store: Store, job: Job, pulse: Pulse) -> str:
@@ -72,18 +76,26 @@ def make_ready(config: Config, store: Store, job: Job, pulse: Pulse) -> str:
     return said or "done"
 
 
-def _try(what: str, chore: Callable[[], object]) -> None:
+def _try(failed: list[str], what: str, chore: Callable[[], object]) -> None:
     try:
         LOG.info("%s: %s", what, chore())
     except StoppedError:
         raise
+    except NotNowError as error:
+        LOG.info("%s: %s", what, error)
     except (FlashbackError, OSError) as error:
         LOG.warning("%s: %s", what, error)
+        failed.append(f"{what}: {error}")
 
 
 @contextlib.contextmanager
 def _only_one(config: Config) -> Iterator[None]:
-    descriptor = os.open(config.data_dir / META / "chores.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = config.data_dir / META / "chores.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        # The passes say so too, and louder.
+        raise NotNowError(f"The backup disk cannot be written to: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,6 +112,8 @@ class Chores:
     def __init__(self) -> None:
         self.wanted = True
         """Whether something new is there to be looked after."""
+        self.trouble = ""
+        """What failed the last time, in a sentence."""
         self._day: object = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -130,6 +144,10 @@ class Chores:
             done = process.run(argv, pulse=pulse, timeout=LONG)
             for line in done.stderr.splitlines():
                 LOG.info("%s", line)
+            # Not now says nothing about how the last ones went; a broken configuration is said by the daemon.
+            if done.code not in (NotNowError.exit_code, ConfigError.exit_code):
+                said = done.stdout.strip() or " ".join(done.stderr.split())[-300:]
+                self.trouble = said or "they took too long" if done.code else ""
         except StoppedError:
             return
         except FlashbackError as error:
@@ -137,7 +155,7 @@ class Chores:
 
 
 def main(path: Path) -> int:
-    """Do the chores of the configuration in that file."""
+    """Do the chores of the configuration in that file; print what failed first."""
     from flashback import clock, config  # noqa: PLC0415 - only this process needs them
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
@@ -149,8 +167,9 @@ def main(path: Path) -> int:
         if stopping:
             raise StoppedError
 
-    run(config.load(path), pulse, clock.now)
-    return 0
+    failed = run(config.load(path), pulse, clock.now)
+    print(failed[0] if failed else "")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

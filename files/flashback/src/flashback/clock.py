@@ -7,7 +7,7 @@ A board without a battery starts in the past.  systemd reads the kernel's own fl
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 
 from flashback import process
 from flashback.errors import FlashbackError
@@ -21,9 +21,26 @@ def now() -> datetime:
     return datetime.fromtimestamp(time.time(), timezone.utc)
 
 
+class _WallClock(tzinfo):
+    """The time zone of this machine, with the summer time that held at each moment."""
+
+    def utcoffset(self, at: datetime | None) -> timedelta | None:
+        return None if at is None else at.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, at: datetime | None) -> timedelta | None:  # noqa: ARG002 - the system tells offsets alone
+        return None
+
+    def tzname(self, at: datetime | None) -> str | None:
+        return None if at is None else at.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, at: datetime) -> datetime:
+        # Not `astimezone`: it leaves out which of the two hours it is that autumn has twice.
+        return datetime.fromtimestamp(at.replace(tzinfo=timezone.utc).timestamp()).replace(tzinfo=self)
+
+
 def zone() -> tzinfo:
     """Return the time zone of the wall clock: days and weeks begin there."""
-    return now().astimezone().tzinfo or timezone.utc
+    return _WallClock()
 
 
 def unsynchronised(pulse: Pulse = process.no_pulse) -> str | None:

@@ -23,7 +23,14 @@ from flashback import actions, care, clock, config_reader, control, disk
 from flashback.attempt import Attempt, describe
 from flashback.chores import Chores
 from flashback.control import Request, Server
-from flashback.errors import BusyError, ConfigError, FlashbackError, StoppedError
+from flashback.errors import (
+    BusyError,
+    ConfigError,
+    FlashbackError,
+    NotNowError,
+    StoppedError,
+    UsageError,
+)
 from flashback.model import Config, Job, JobState, ServerState
 from flashback.status import Board, run_document
 
@@ -123,6 +130,7 @@ class Daemon:
         if self.board.disk.present and not self.board.clock:
             self._chores.tend(self.board.config, self.board.now().astimezone())
             self.board.care = care.load(self.board.config.data_dir)
+            self.board.neglect = self._chores.trouble
         left = max(0.0, until - time.monotonic())
         if self.board.state is not ServerState.PREPARING or not self.board.reason:
             self.board.turn(ServerState.IDLE, f"sleeping {-(-int(left) // 60)} min")
@@ -148,16 +156,22 @@ class Daemon:
                 cancelled=self._cancelled,
             )
             code, message = actions.exit_code(attempts), ""
+            self.board.error = ""
             self._chores.wanted |= any(attempt.state is JobState.SUCCEEDED for attempt in attempts)
         except StoppedError as stop:
             if request:
                 request.end(stop.exit_code, str(stop))
             raise
-        except FlashbackError as error:
+        except (NotNowError, UsageError) as error:
             code, message = error.exit_code, str(error)
             LOG.warning("%s", error)
+        except FlashbackError as error:
+            code, message = error.exit_code, str(error)
+            self.board.error = message
+            LOG.error("%s", error)
         except Exception as error:
             code, message = 1, f"an error in the engine itself: {error!r}"
+            self.board.error = message
             LOG.exception("an error in the engine itself; the loop goes on")
         finally:
             self._server.busy = False

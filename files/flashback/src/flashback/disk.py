@@ -131,7 +131,13 @@ def locked(config: Config) -> Iterator[int]:
     """
     require(config)
     path = config.data_dir / META / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise FlashbackError(
+            f"The backup disk cannot be written to: {path}: {error.strerror}",
+            "A disk with errors becomes read-only: look at the kernel's log, check it, mount it again",
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -133,7 +133,14 @@ def due_while_present(standing: Standing, now: datetime) -> int:
     if not is_due(standing, now):
         return 0
     since = EPOCH if standing.newest is None else standing.newest + timedelta(seconds=standing.job.period)
-    if standing.job.local or standing.job.copy_of is not None:
+    if standing.job.copy_of is not None:
+        # Until there is something new to copy nothing is late but the original.
+        if standing.original is None or (
+            standing.newest is not None and standing.original <= standing.newest
+        ):
+            return 0
+        return age(max(since, standing.original), now)
+    if standing.job.local:
         return age(since, now) if standing.newest is not None else 0
     spans = [(max(each.since, since), each.until) for each in standing.presences if each.present]
     return int(sum(max(0.0, (end - begin).total_seconds()) for begin, end in spans))
@@ -224,14 +231,12 @@ def clock_problem(
     return None
 
 
-def misnamed(newest: datetime | None, before: datetime | None, now: datetime) -> datetime | None:
-    """Return the name that a snapshot from the future gets once the clock is known to be right, or None.
+def misnamed(taken: Sequence[datetime], now: datetime) -> list[tuple[datetime, datetime]]:
+    """Return each snapshot that bears a time from the future with the one that it gets, the oldest first.
 
-    It was taken while the clock was ahead, some time after the one `before` it: named a second after that
-    one it keeps its place and makes its job due.
+    Once the clock is known to be right, they were taken while it was ahead, some time after the newest of
+    the others: named the next seconds after that one they keep their order and make their job due.
     """
-    if newest is None or age(newest, now) >= -TOLERANCE:
-        return None
-    if before is not None and before + timedelta(seconds=1) < now:
-        return before + timedelta(seconds=1)
-    return now - timedelta(days=365)
+    ahead = [each for each in sorted(taken) if age(each, now) < -TOLERANCE]
+    before = max((each for each in taken if each not in ahead), default=now - timedelta(days=365))
+    return [(each, before + timedelta(seconds=place)) for place, each in enumerate(ahead, start=1)]

@@ -11,6 +11,7 @@ words for health.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from flashback.model import (
     moment,
 )
 
+LOG = logging.getLogger("flashback.status")
 VERSION = 1
 # A working engine writes every few seconds, a sleeping one every minute.
 STALE = timedelta(minutes=3)
@@ -86,6 +88,8 @@ class Board:
     since: datetime = schedule.EPOCH
     reason: str = ""
     activity: str = "not yet started"
+    error: str = ""
+    """What kept the last pass from its work although it was the time for it, in a sentence."""
     clock: str = ""
     config_error: str | None = None
     disk: Disk | None = None
@@ -106,7 +110,11 @@ class Board:
     shortage: str = ""
     """Why the disk is too full, in a sentence."""
     care: Care = field(default_factory=Care)
+    neglect: str = ""
+    """What of looking after the stored data failed, in a sentence."""
     _published: float = 0.0
+    _unwritten: str = ""
+    """Why the status could not be written the last time."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def turn(self, state: ServerState, activity: str, reason: str = "") -> None:
@@ -154,16 +162,26 @@ class Board:
             self.publish()
 
     def publish(self) -> None:
-        """Write status.json, status and queue; each appears whole."""
+        """Write status.json, status and queue; each appears whole.
+
+        No room for them ends no backup: a status that grows old is seen by its readers.
+        """
         with self._lock:
             self._published = time.monotonic()
             now = self.now()
             made = document(self, now)
             run_dir = self.config.run_dir
-            run_dir.mkdir(parents=True, exist_ok=True)
-            _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
-            _write(run_dir / "status", status_text(made, now))
-            _write(run_dir / "queue", queue_text(made, now, self.activity))
+            try:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                _write(run_dir / "status.json", json.dumps(made, indent=1) + "\n")
+                _write(run_dir / "status", status_text(made, now))
+                _write(run_dir / "queue", queue_text(made, now, self.activity))
+            except OSError as error:
+                if str(error) != self._unwritten:
+                    LOG.error("The status in %s cannot be written: %s", run_dir, error)
+                self._unwritten = str(error)
+            else:
+                self._unwritten = ""
 
 
 def watched(job: Job) -> str:
@@ -183,6 +201,7 @@ def document(board: Board, now: datetime) -> Document:
             "state": board.state.value,
             "since": iso(board.since),
             "reason": board.reason,
+            "error": board.error,
         },
         "clock": {"problem": board.clock},
         "config": {"path": str(config.path), "error": board.config_error},
@@ -197,6 +216,7 @@ def document(board: Board, now: datetime) -> Document:
             "verified_at": iso(board.care.verified_at),
             "damaged": len(board.care.damaged),
             "damaged_files": list(board.care.damaged[:20]),
+            "error": board.neglect,
         },
         "drills": [
             {
@@ -470,29 +490,44 @@ def health(made: Mapping[str, Any] | None, now: datetime, pid_alive: Callable[[i
         patience += timedelta(seconds=int(made["interval_seconds"]))
     if now - moment(made["written_at"]) > patience:
         return Health(False, (f"the engine hangs since {made['written_at']}",))
-    problems = []
+    problems = _engine_problems(made) + _care_problems(made)
+    for job in made["jobs"]:
+        problems += _job_problems(job)
+    return Health(True, tuple(problems))
+
+
+def _engine_problems(made: Mapping[str, Any]) -> list[str]:
+    """Return what keeps the engine as a whole from its work."""
+    found = []
+    if made["engine"].get("error"):
+        found.append(f"the last pass failed: {made['engine']['error']}")
     if not made["disk"]["present"]:
-        problems.append(f"the backup disk is missing: {made['disk']['reason']}")
+        found.append(f"the backup disk is missing: {made['disk']['reason']}")
     if made["config"]["error"]:
-        problems.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
+        found.append(f"the configuration is broken, the last good one is used: {made['config']['error']}")
     if made["clock"]["problem"]:
-        problems.append(made["clock"]["problem"])
+        found.append(made["clock"]["problem"])
     if made["disk"]["shortage"]:
-        problems.append(made["disk"]["shortage"])
+        found.append(made["disk"]["shortage"])
+    return found
+
+
+def _care_problems(made: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with stored data, or with looking after it."""
+    found = []
+    if made["verification"].get("error"):
+        found.append(f"stored data cannot be looked after: {made['verification']['error']}")
     damaged = made["verification"]["damaged"]
     if damaged:
         first = made["verification"]["damaged_files"][0]
-        problems.append(
+        found.append(
             f"{damaged} stored files are damaged, the first is {first}; `flashback damage` lists them"
         )
-    problems += [
+    return found + [
         f"the restore drill of {drill['host']} failed: {drill['reason']}"
         for drill in made["drills"]
         if not drill["good"]
     ]
-    for job in made["jobs"]:
-        problems += _job_problems(job)
-    return Health(True, tuple(problems))
 
 
 def _job_problems(job: Document) -> list[str]:  # noqa: PLR0911 - one line for each answer
