@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from flashback import process
+from flashback import below, process
 from flashback.config import name_problem
 from flashback.disk import META, filesystem
 from flashback.errors import BusyError, FlashbackError, UsageError
 from flashback.model import SUSPECT, Job, Pulse, snapshot_name, snapshot_time
 from flashback.retention import expired
-from flashback.store.trees import INCOMING, SYNCED, names, sync, sync_directory, walk, write_safely
+from flashback.store.trees import INCOMING, SYNCED, names, sync, sync_directory, write_safely
 
 JOURNAL = f"{META}/adopt.json"
 _NUMBERED = re.compile(r"(?P<label>.+)\.(?P<number>0|[1-9]\d*)", re.DOTALL)
@@ -144,10 +144,7 @@ def _trusted_until(tree: Path, pulse: Pulse) -> int:
     Files with several names belong to a finished tree too, and say nothing about this one.
     """
     newest = 0
-    for count, entry in enumerate(walk(tree)):
-        if count % 500 == 0:
-            pulse()
-        status = entry.stat(follow_symlinks=False)
+    for _, status in below.entries(tree, pulse):
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
             newest = max(newest, status.st_ctime_ns)
     return newest - _UNSURE if newest else 0
@@ -293,9 +290,9 @@ def _is_label(path: Path) -> bool:
 def _whole_seconds(tree: Path) -> bool:
     """Return whether none of the first files has a fraction of a second in its time."""
     seen = 0
-    for entry in walk(tree):
-        if entry.is_file(follow_symlinks=False):
-            if entry.stat(follow_symlinks=False).st_mtime_ns % 10**9:
+    for _, status in below.entries(tree, process.no_pulse):
+        if stat.S_ISREG(status.st_mode):
+            if status.st_mtime_ns % 10**9:
                 return False
             seen += 1
             if seen == _SAMPLE:

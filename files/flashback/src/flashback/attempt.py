@@ -36,6 +36,8 @@ WAKING = 90.0
 ASKING = 5.0
 # How many past runs the guard learns from.
 LEARNED = 30
+# How long the command after a backup may take when the engine is being stopped, in seconds.
+STOPPING = 60
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def describe(attempt: Attempt) -> str:
     return f"{line} ({attempt.reason})" if attempt.reason else line
 
 
-def sweep(store: Store, jobs: Iterable[Job], pulse: Pulse) -> None:
-    """Delete what has expired; a failure to do so stops nothing."""
+def sweep(store: Store, jobs: Iterable[Job], pulse: Pulse) -> bool:
+    """Delete what has expired, return whether there was any; a failure to do so stops nothing."""
+    found = False
     for job in jobs:
         try:
-            store.sweep(job, pulse)
+            found |= store.sweep(job, pulse)
         except StoppedError:  # noqa: PERF203 - a handful of jobs
             raise
         except (FlashbackError, OSError) as error:
             LOG.error("%s: what has expired cannot be deleted: %s", job.name, error)
+    return found
 
 
 class Work:
@@ -92,7 +96,7 @@ class Work:
 
     def attempt(self, job: Job, pulse: Pulse) -> Attempt:
         """Try one job; whatever goes wrong with it is its result, except that the engine has to stop."""
-        disk.require(self._config)
+        disk.require_same(self._config, self._lock)
         pulse()
         started = self._board.now()
         try:
@@ -185,9 +189,10 @@ class Work:
             attempt = self._back_up(job, address, started, pulse)
         except _AwayError:
             raise
+        except StoppedError as stop:
+            self._tidy_up(job, stop)
+            raise
         except (FlashbackError, OSError) as error:
-            if isinstance(error, StoppedError):
-                raise
             attempt = Attempt(job, JobState.FAILED, str(error), self._run(job, started, str(error)))
         try:
             snapshot = attempt.run.snapshot if attempt.run else None
@@ -201,8 +206,17 @@ class Work:
             return Attempt(job, JobState.FAILED, reason, run)
         return attempt
 
+    def _tidy_up(self, job: Job, stop: StoppedError) -> None:
+        """Run the command after a backup that was stopped: it may have to end what the one before began."""
+        try:
+            short = replace(job, timeout=STOPPING)
+            _hook(short, job.after, process.no_pulse, when="after", outcome="STOPPED")
+        except FlashbackError as error:
+            LOG.error("%s: %s (while %s)", job.name, error, stop.what)
+
     def _back_up(self, job: Job, address: str, started: datetime, pulse: Pulse) -> Attempt:
-        self._make_room(pulse)
+        disk.require_same(self._config, self._lock)
+        self._make_room(job, pulse)
         if job.copy_of is not None:
             return self._copy(job, started, pulse)
         fill, found = self._begin_fill(job, self._survey(job, address, pulse), pulse)
@@ -216,15 +230,20 @@ class Work:
                 Shelf(self._config.data_dir, job).forget(found.newest.name)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
         if found:
-            survey.settle(self._config, job, found, fill.tree)
+            missing = survey.settle(self._config, job, found, fill.tree)
             done = survey.totals(found, done)
             survey.require(self._config, job, found)
+        else:
+            missing = self._missing(fill, done, pulse)
+        vanished = guard.vanished(missing, done.regular, job.guard_percent)
+        if vanished:
+            return self._give_up(fill, self._run(job, started, vanished, done))
         suspicion = self._suspicion(fill, done, found, pulse)
         waiting = self._store.suspects(job)
         if suspicion and waiting:
             reason = f"{suspicion}; {held_back(job, waiting[-1])}"
             return self._give_up(fill, self._run(job, started, reason, done))
-        disk.require(self._config)
+        disk.require_same(self._config, self._lock)
         self._board.mark(job, JobState.ROTATING)
         self._board.turn(ServerState.ROTATING, f"rotating '{job.index}'")
         snapshot = self._store.commit(fill, self._board.now, pulse, suspect=bool(suspicion))
@@ -239,9 +258,12 @@ class Work:
 
     def _copy(self, job: Job, started: datetime, pulse: Pulse) -> Attempt:
         """Take over the newest snapshot of another label, with that snapshot's time: it is its state."""
-        original = self._store.snapshots(replace(job, label=job.copy_of or ""))[-1]
+        originals = self._store.snapshots(replace(job, label=job.copy_of or ""))
+        if not originals:
+            raise _AwayError(f"there is no snapshot of {job.host}/{job.volume}/{job.copy_of} yet")
+        original = originals[-1]
         fill = self._store.begin_copy(job, original, pulse)
-        disk.require(self._config)
+        disk.require_same(self._config, self._lock)
         snapshot = self._store.commit(fill, lambda: original.taken, pulse)
         return self._succeed(job, started, snapshot, None)
 
@@ -312,6 +334,13 @@ class Work:
             lock=self._lock,
         )
 
+    def _missing(self, fill: Fill, done: Transferred, pulse: Pulse) -> int:
+        """Return how many of the files that rsync has listed did not arrive."""
+        if not done.exit:
+            return 0
+        stored = changes.count(fill.tree, fill.tree, pulse)[1].files
+        return max(0, done.regular - stored)
+
     def _suspicion(self, fill: Fill, done: Transferred, seen: Survey | None, pulse: Pulse) -> str | None:
         """Return why the filled tree should be held back, or None."""
         job, newest = fill.job, fill.newest
@@ -321,7 +350,8 @@ class Work:
         known = next((run for run in history if run.snapshot == newest.name), None)
         if seen is not None:
             found, before = survey.figures(seen)[0], guard.Totals(seen.known.files, seen.known.bytes)
-        elif known is None or fill.continued:
+        elif known is None or fill.continued or done.exit:
+            # After anything but a clean end the figures count what did not arrive as unchanged.
             found, before = changes.count(newest.path, fill.tree, pulse)
         else:
             found = changes.from_figures(done.regular, done.bytes, done.changed, done.changed_bytes)
@@ -364,21 +394,20 @@ class Work:
         proven = self._board.care.proven.get(job.name)
         return [*self._store.notes(job), *([proven] if proven else [])]
 
-    def _make_room(self, pulse: Pulse) -> None:
+    def _make_room(self, own: Job, pulse: Pulse) -> None:
         """Thin the oldest snapshots of all jobs until the reserve is free, down to the floor of each."""
         with self._thinning:
-            self._thin(pulse)
+            self._thin(own, pulse)
 
-    def _thin(self, pulse: Pulse) -> None:
+    def _thin(self, own: Job, pulse: Pulse) -> None:
         self._board.shortage = ""
-        if self._shortage():
-            sweep(self._store, self._config.jobs, pulse)
+        if self._shortage() and sweep(self._store, self._config.jobs, pulse):
             self._store.settle(pulse)
         victims = self._victims() if self._shortage() else None
         while victims is not None and (short := self._shortage()) is not None:
             name, taken = next(victims, ("", None))
             if taken is None:
-                self._last_resort(short, pulse)
+                self._last_resort(own, short, pulse)
                 return
             victim = next(each for each in self._config.jobs if each.name == name)
             LOG.warning("%s: the snapshot of %s makes room: %s", name, taken, short)
@@ -386,13 +415,15 @@ class Work:
             self._store.settle(pulse)
             self._look_at_snapshots(victim)
 
-    def _last_resort(self, short: space.Shortage, pulse: Pulse) -> None:
+    def _last_resort(self, own: Job, short: space.Shortage, pulse: Pulse) -> None:
         """No snapshot may go any more: what interrupted fills left goes, or no backup can begin."""
         self._board.shortage = space.sentence(short, self._config.floor)
         if not self._running_out():
             return
         for job in self._config.jobs:
-            self._store.discard(job, pulse)
+            # What another thread is filling at this moment is no leftover.
+            if job.name == own.name or job.name not in self._board.running:
+                self._store.discard(job, pulse)
         self._store.settle(pulse)
         if self._running_out():
             raise FlashbackError(self._board.shortage)

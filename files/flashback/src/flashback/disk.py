@@ -82,6 +82,25 @@ def require(config: Config) -> Disk:
     return disk
 
 
+def require_same(config: Config, lock: int) -> Disk:
+    """Return the disk, or raise NotNowError when it is not there any more or another one has taken its place.
+
+    `lock` is the descriptor that `locked` yields: a file of the disk with which the work began.
+    """
+    disk = require(config)
+    begun = os.fstat(lock)
+    try:
+        now = (config.data_dir / META / "lock").stat()
+    except FileNotFoundError:
+        now = None
+    if now is None or (now.st_dev, now.st_ino) != (begun.st_dev, begun.st_ino):
+        raise NotNowError(
+            f"Another disk is mounted on {config.data_dir} than when the work began",
+            "What has arrived stays on the first one and is continued there",
+        )
+    return disk
+
+
 def mark(mount: Path) -> str:
     """Write the token that makes this the backup disk and return it; a disk that has one keeps it.
 

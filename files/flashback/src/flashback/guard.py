@@ -76,6 +76,13 @@ def judge(  # noqa: PLR0911 - one line for each answer
     return None
 
 
+def vanished(missing: int, listed: int, percent: int) -> str:
+    """Return, when too many of the listed files did not arrive, why a tree is not what its source was."""
+    if share(missing, listed) <= percent / 100:
+        return ""
+    return f"{missing} of {listed} files vanished or could not be read while they were fetched"
+
+
 def habit(usual: Sequence[float]) -> float:
     """Return the share that a job loses or alters regularly: the third largest, for two may be accidents."""
     return sorted(usual, reverse=True)[2] if len(usual) > 2 else 0.0

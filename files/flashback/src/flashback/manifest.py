@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flashback import disk, process
+from flashback.below import open_tree, walk
 from flashback.errors import FlashbackError, NotNowError
 from flashback.model import Config, Job, Pulse, Snapshot, snapshot_time
 from flashback.store import Store, open_store
@@ -82,6 +83,9 @@ class Sealed:
 
 class ManifestError(FlashbackError):
     """A manifest is not whole."""
+
+
+__all__ = ["open_tree", "walk"]
 
 
 def order(path: bytes) -> bytes:
@@ -235,36 +239,6 @@ def digest(
 def link_digest(target: bytes) -> bytes:
     """Return the checksum of a symbolic link: that of what it points to, as text."""
     return hashlib.blake2s(target, digest_size=16).hexdigest().encode()
-
-
-def open_tree(path: Path) -> int:
-    """Return a descriptor of a snapshot's directory: paths below it may be as long as rsync makes them."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield every entry below an open directory in the manifest's order, following no link."""
-    pending = [(b"", _names(top, b"."))]
-    while pending:
-        prefix, names = pending[-1]
-        if not names:
-            pending.pop()
-            continue
-        path = prefix + names.pop()
-        status = os.stat(path, dir_fd=top, follow_symlinks=False)
-        yield path, status
-        if stat.S_ISDIR(status.st_mode):
-            pending.append((path + b"/", _names(top, path)))
-
-
-def _names(top: int, path: bytes) -> list[bytes]:
-    """Return the names in a directory, the last first."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, dir_fd=top)
-    try:
-        return sorted((os.fsencode(name) for name in os.listdir(descriptor)), reverse=True)  # noqa: PTH208 - a descriptor has no pathlib
-    finally:
-        os.close(descriptor)
 
 
 # --- writing, in a process of its own ----------------------------------------------------------------------

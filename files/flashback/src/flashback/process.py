@@ -143,6 +143,11 @@ def _tail(stream: IO[bytes]) -> str:
         return stream.read().decode("utf-8", "replace")
 
 
+def tied(argv: Sequence[str]) -> list[str]:
+    """Return a command that is told to end when the thread that started it ends, however it does."""
+    return ["setpriv", "--pdeathsig", "TERM", "--", *argv]
+
+
 class _Watch:
     """Knows when a program has had enough time, or does nothing any more."""
 

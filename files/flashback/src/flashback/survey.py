@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from flashback import process, transfer
+from flashback import below, process, transfer
 from flashback.errors import FlashbackError
 from flashback.guard import Totals
 from flashback.listing import Comparison, Item, Sorted, UnclearError, compare, doubted, parse
@@ -115,7 +115,7 @@ def _limit(known: Known) -> int:
 def _list(argv: list[str], target: Path, pulse: Pulse, env: dict[str, str], job: Job | None = None) -> None:
     """Write a sorted listing; raise UnclearError when it is not whole."""
     commands = [
-        ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+        process.tied(argv),
         ["sed", *SHORTEN],
         ["sort", "-S", SORTING, "-T", str(target.parent)],
     ]
@@ -177,22 +177,27 @@ def remember(config: Config, job: Job, snapshot: Snapshot, survey: Survey | None
         shelf.put(snapshot.name)
 
 
-def settle(config: Config, job: Job, survey: Survey, tree: Path) -> None:
-    """Compare what was looked at with the filled tree, and make the listing ready for its commit."""
+def settle(config: Config, job: Job, survey: Survey, tree: Path) -> int:
+    """Compare what was looked at with the filled tree, and make the listing ready for its commit.
+
+    Returns how many of the listed files are not there.
+    """
     shelf, made = Shelf(config.data_dir, job), survey.comparison
     threshold = _as_listed(survey.started - SKEW)
-    doubts, special = set[bytes](), set(survey.special) - made.old.keys() - made.new.keys()
+    missing, doubts, special = 0, set[bytes](), set(survey.special) - made.old.keys() - made.new.keys()
     inodes: dict[int, set[bytes]] = {}
     groups: dict[bytes, set[bytes]] = {}
-    for name, item in made.new.items():
-        status = _status(tree, name)
-        if status is None or not _is_as_listed(tree, item, status) or item.mtime >= threshold:
-            doubts.add(name)
-        if status is not None and item.kind != "d":
-            inodes.setdefault(status.st_ino, set()).add(name)
-            groups.setdefault(item.first or name, set()).add(name)
-        if status is not None and _has_attributes(tree, name):
-            special.add(name)
+    with below.opened(tree) as top:
+        for name, item in made.new.items():
+            status = below.status_of(top, name)
+            if status is None or not _is_as_listed(top, item, status) or item.mtime >= threshold:
+                doubts.add(name)
+            missing += status is None and item.kind == "f"
+            if status is not None and item.kind != "d":
+                inodes.setdefault(status.st_ino, set()).add(name)
+                groups.setdefault(item.first or name, set()).add(name)
+            if status is not None and below.has_attributes(top, name):
+                special.add(name)
     doubts |= _recent(made, survey.started)
     # Names are one file here exactly if they are one file there; in doubt about one all are in doubt.
     there = set(map(frozenset, groups.values()))
@@ -208,6 +213,7 @@ def settle(config: Config, job: Job, survey: Survey, tree: Path) -> None:
         special,
         made.old.keys() | made.new.keys(),
     )
+    return missing
 
 
 def _before_the_last(latest: bytes, started: datetime) -> bytes:
@@ -239,14 +245,7 @@ def _write_doubts(shelf: Shelf, doubts: set[bytes]) -> None:
     doubting.rename(fresh)
 
 
-def _status(tree: Path, name: bytes) -> os.stat_result | None:
-    try:
-        return os.lstat(os.fsencode(tree) + b"/" + name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _is_as_listed(tree: Path, item: Item, status: os.stat_result) -> bool:
+def _is_as_listed(top: int, item: Item, status: os.stat_result) -> bool:
     mode = stat.filemode(status.st_mode)
     kinds = {"-": "f", "d": "d", "l": "L", "c": "D", "b": "D"}
     if kinds.get(mode[0], "S") != item.kind or mode[1:].encode() != item.mode:
@@ -258,11 +257,7 @@ def _is_as_listed(tree: Path, item: Item, status: os.stat_result) -> bool:
         return False
     if item.target is None:
         return True
-    return os.fsencode(Path(tree, os.fsdecode(item.name)).readlink()) == item.target
-
-
-def _has_attributes(tree: Path, name: bytes) -> bool:
-    return bool(os.listxattr(os.fsencode(tree) + b"/" + name, follow_symlinks=False))
+    return os.readlink(item.name, dir_fd=top) == item.target
 
 
 def _second(nanoseconds: int) -> bytes:
@@ -327,19 +322,11 @@ def describe(config: Config, job: Job, snapshot: Snapshot, pulse: Pulse) -> int:
 
 
 def _special(top: Path, pulse: Pulse) -> Iterator[bytes]:
-    """Yield the names below a tree that have attributes."""
-    root = os.fsencode(top)
-    pending = [root]
-    if os.listxattr(root):
-        yield b"."
-    while pending:
-        pulse()
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if os.listxattr(entry.path, follow_symlinks=False):
-                    yield entry.path[len(root) + 1 :]
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+    """Yield the names of a tree that have attributes."""
+    with below.opened(top) as tree:
+        if below.has_attributes(tree, b"."):
+            yield b"."
+        yield from (path for path, _ in below.entries(top, pulse) if below.has_attributes(tree, path))
 
 
 def _sync(path: Path) -> None:

@@ -239,8 +239,7 @@ def fill(
         log(process.shown(argv, env, str(destination.where)))
         meter = Meter(on_progress)
         ended = process.run(
-            # Should the engine be killed, rsync is told to end as well.
-            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+            process.tied(argv),
             pulse=pulse,
             timeout=job.timeout,
             stall=job.stall_timeout,
@@ -314,7 +313,10 @@ def source_missing(config: Config, job: Job, address: str, pulse: Pulse) -> bool
     env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
     done = process.run(argv, pulse=pulse, timeout=120, env=env)
     absent = ("No such file or directory", "Unknown module", "change_dir")
-    return done.code != 0 and any(words in done.stderr for words in absent)
+    if done.code != 0:
+        return any(words in done.stderr for words in absent)
+    # Where the medium is not mounted there may be its empty mount point.
+    return not is_pattern(job.source) and len(done.stdout.splitlines()) <= 1
 
 
 class Meter:

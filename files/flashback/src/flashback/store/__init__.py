@@ -97,8 +97,8 @@ class Store(Protocol):
     def retire(self, job: Job, taken: Sequence[datetime]) -> None:
         """Take the names off those snapshots; `sweep` deletes them when there is time."""
 
-    def sweep(self, job: Job, pulse: Pulse) -> None:
-        """Delete what an interrupted expiry left behind."""
+    def sweep(self, job: Job, pulse: Pulse) -> bool:
+        """Delete what has lost its name; return whether there was anything."""
 
     def discard(self, job: Job, pulse: Pulse) -> None:
         """Delete what interrupted fills left: the last thing that makes room on a full disk."""

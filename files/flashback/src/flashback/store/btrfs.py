@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flashback import process
+from flashback import below, process
 from flashback.errors import FlashbackError
 from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
@@ -39,7 +39,6 @@ from flashback.store.trees import (
     remove_trees,
     sync_directory,
     synced_before,
-    walk,
 )
 
 # Where rsync keeps a file whose transfer was interrupted: in the subvolume, for nothing can be renamed out
@@ -101,7 +100,6 @@ class BtrfsStore(Trees):
         where = self._make_label(job)
         newest = self.snapshots(job)[-1]
         self._make_incoming(where, newest, pulse)
-        note_synced(where)
         tree = where / INCOMING
         clear(tree, _in_the_way(comparison))
         large = _to_change_in_place(tree, comparison)
@@ -141,6 +139,8 @@ class BtrfsStore(Trees):
 
     def _make_incoming(self, where: Path, base: Snapshot | None, pulse: Pulse) -> None:
         if base is not None and _is_subvolume(base.path):
+            # All that it will hold is on the disk.
+            note_synced(where)
             _btrfs(["subvolume", "snapshot", str(base.path), INCOMING], where, pulse)
             return
         # Filled under another name: `incoming` is only ever a tree that may be continued.
@@ -150,7 +150,7 @@ class BtrfsStore(Trees):
         _btrfs(["subvolume", "create", fresh], where, pulse)
         if base is not None:
             argv = ["cp", "-a", "--reflink=auto", "--no-target-directory", "--", str(base.path), fresh]
-            done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+            done = process.run(process.tied(argv), cwd=where, pulse=pulse, timeout=LONG)
             if done.code != 0:
                 raise FlashbackError(f"{base.path} cannot be copied: {' '.join(done.stderr.split())[-300:]}")
         (where / fresh).rename(where / INCOMING)
@@ -218,14 +218,9 @@ def _read_only(tree: Path, wanted: bool) -> None:
 def _list_several_names(where: Path, pulse: Pulse) -> None:
     """Write down, as exact patterns, the large files of `incoming` that have more than one name."""
     found = []
-    for count, entry in enumerate(walk(where / INCOMING)):
-        if count % 500 == 0:
-            pulse()
-        if entry.is_file(follow_symlinks=False):
-            status = entry.stat(follow_symlinks=False)
-            if status.st_nlink > 1 and status.st_size >= LARGE and stat.S_ISREG(status.st_mode):
-                path = os.fsencode(os.path.relpath(entry.path, where / INCOMING))
-                found.append(b"/" + _escaped(path))
+    for path, status in below.entries(where / INCOMING, pulse):
+        if status.st_nlink > 1 and status.st_size >= LARGE and stat.S_ISREG(status.st_mode):
+            found.append(b"/" + _escaped(path))
     (where / SEVERAL_NAMES).write_bytes(b"\0".join(found))
 
 
@@ -240,12 +235,12 @@ def _in_the_way(comparison: Comparison) -> Iterator[bytes]:
 def _to_change_in_place(tree: Path, comparison: Comparison) -> list[bytes]:
     """Return the large files with a single name whose content differs."""
     found = []
-    for name, item in comparison.new.items():
-        was = comparison.old.get(name)
-        if item.kind == "f" and item.size >= LARGE and was is not None and was.content != item.content:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.fsencode(tree) + b"/" + name)
-                if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+    with below.opened(tree) as top:
+        for name, item in comparison.new.items():
+            was = comparison.old.get(name)
+            if item.kind == "f" and item.size >= LARGE and was is not None and was.content != item.content:
+                status = below.status_of(top, name)
+                if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                     found.append(name)
     return found
 

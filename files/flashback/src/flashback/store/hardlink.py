@@ -17,13 +17,12 @@ linked from, like a snapshot.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flashback import process, transfer
+from flashback import below, process, transfer
 from flashback.errors import FlashbackError
 from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
@@ -46,7 +45,7 @@ from flashback.store.trees import (
     sync,
     sync_directory,
     synced_before,
-    walk,
+    time_options,
 )
 
 # rsync takes 20 --link-dest; every further one costs a lookup per file on a slow disk.
@@ -69,7 +68,7 @@ class HardlinkStore(Trees):
         newest, bases = self._bases(where, job, pulse)
         (where / INCOMING).mkdir(mode=0o700)
         options = (*bases, f"--partial-dir={where / PARTIAL}")
-        fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=len(bases) > 1)
+        fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=_continues(bases))
         self.checkpoint(fill, pulse)
         return fill
 
@@ -93,13 +92,13 @@ class HardlinkStore(Trees):
         passes: list[tuple[str, ...]] = []
         for name, wanted, options in (
             (NAMES, comparison.new.keys() - comparison.anew, bases),
-            (PARTED, comparison.anew and comparison.with_folders(comparison.anew), ()),
+            (PARTED, comparison.anew and comparison.with_folders(comparison.anew), time_options(where)),
         ):
             if wanted:
                 passes.append((*common, *options, *by_name(where / name, wanted)))
         note_synced(where)
         destination = Destination(where, INCOMING, tuple(passes), selected=True)
-        return Fill(job, destination, newest, continued=len(bases) > 1)
+        return Fill(job, destination, newest, continued=_continues(bases))
 
     def prepare(self, job: Job, pulse: Pulse) -> None:
         """Make a tree like the newest snapshot, from one that is not needed any more if there is one."""
@@ -144,7 +143,7 @@ class HardlinkStore(Trees):
         left = _leftovers(where)[::-1]
         bases = ([newest.name] if newest else []) + left + [each.name for each in self.suspects(job)][-1:]
         # rsync reads a relative --link-dest from inside the directory that it fills.
-        return newest, tuple(f"--link-dest=../{name}" for name in bases)
+        return newest, (*time_options(where), *(f"--link-dest=../{name}" for name in bases))
 
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that links all that `original` holds: no file is copied."""
@@ -153,7 +152,14 @@ class HardlinkStore(Trees):
             remove_trees(where, [INCOMING], pulse)
         snapshots = self.snapshots(job)
         fill = Fill(job, Destination(where, INCOMING, ()), snapshots[-1] if snapshots else None)
-        link_tree(original.path, where, INCOMING, pulse)
+        try:
+            link_tree(original.path, where, INCOMING, pulse)
+        except FlashbackError as error:
+            if "Too many links" not in error.what:
+                raise
+            # A file with tens of thousands of names: their number doubles, so it has to be stored again.
+            remove_trees(where, [INCOMING], pulse)
+            _copy_tree(original.path, where, pulse)
         return fill
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
@@ -182,18 +188,23 @@ class HardlinkStore(Trees):
 
 def link_tree(original: Path, where: Path, name: str, pulse: Pulse) -> None:
     """Make a tree with links to all files of another: that changes nothing in it but the number of names."""
-    argv = ["cp", "-a", "-l", "--no-target-directory", "--", str(original), name]
-    done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+    (where / name).mkdir(mode=0o700)
+    link_names(original, where / name, (), pulse)
+
+
+def _copy_tree(original: Path, where: Path, pulse: Pulse) -> None:
+    argv = ["cp", "-a", "--no-target-directory", "--", str(original), INCOMING]
+    done = process.run(process.tied(argv), cwd=where, pulse=pulse, timeout=LONG)
     if done.code != 0:
         said = " ".join(done.stderr.split())[-300:]
-        raise FlashbackError(f"{original} cannot be linked: {said}", "Nothing was committed")
+        raise FlashbackError(f"{original} cannot be copied: {said}", "Nothing was committed")
 
 
 def link_names(original: Path, tree: Path, wanted: Sequence[str], pulse: Pulse) -> None:
-    """Link what options name from one tree into another that has none of these names, but folders."""
+    """Link what options name, or all, from one tree into another where only folders have these names."""
     argv = ["rsync", *transfer.KEEP_ALL, "--super", *transfer.attribute_filters(), *wanted]
-    argv += [f"--link-dest={original}", "--", f"{original}/", f"{tree}/"]
-    done = process.run(argv, pulse=pulse, timeout=LONG)
+    argv += [*time_options(tree.parent), f"--link-dest={original}", "--", f"{original}/", f"{tree}/"]
+    done = process.run(process.tied(argv), pulse=pulse, timeout=LONG)
     if done.code != 0:
         raise FlashbackError(
             f"{tree} cannot be brought up to date: {transfer.judge(done.code, done.stderr).note}"
@@ -207,11 +218,9 @@ def _taken(name: str) -> str:
 
 def _still_there(tree: Path, names: Iterable[bytes]) -> dict[bytes, bool]:
     """Return those of the names that a tree has, and whether they are folders."""
-    found = {}
-    for name in names:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found[name] = stat.S_ISDIR(os.lstat(os.fsencode(tree) + b"/" + name).st_mode)
-    return found
+    with below.opened(tree) as top:
+        found = {name: below.status_of(top, name) for name in names}
+    return {name: stat.S_ISDIR(status.st_mode) for name, status in found.items() if status is not None}
 
 
 def _in_the_way(comparison: Comparison) -> Iterator[bytes]:
@@ -222,6 +231,10 @@ def _in_the_way(comparison: Comparison) -> Iterator[bytes]:
             yield name
 
 
+def _continues(options: Sequence[str]) -> bool:
+    return sum(option.startswith("--link-dest=") for option in options) > 1
+
+
 def _leftovers(where: Path) -> list[str]:
     """Return incoming.1, incoming.2, ... in the order of their numbers."""
     found = [name for name in names(where) if name.startswith(f"{INCOMING}.") and name[9:].isdigit()]
@@ -230,12 +243,17 @@ def _leftovers(where: Path) -> list[str]:
 
 def _absorb(newer: Path, older: Path, pulse: Pulse) -> None:
     """Move the files of one leftover into another; only names move, no file is opened."""
-    for count, entry in enumerate(walk(newer)):
-        if count % 500 == 0:
-            pulse()
-        target = older / Path(entry.path).relative_to(newer)
-        if entry.is_dir(follow_symlinks=False):
-            if not os.path.lexists(target):
-                target.mkdir(mode=0o700)
-        elif target.parent.is_dir() and not target.parent.is_symlink() and not target.is_dir():
-            Path(entry.path).replace(target)
+    with below.opened(newer) as source, below.opened(older) as target:
+        for path, status in below.entries(newer, pulse):
+            there = below.status_of(target, path)
+            if stat.S_ISDIR(status.st_mode):
+                if there is None and _has_folder(target, path):
+                    os.mkdir(path, 0o700, dir_fd=target)
+            elif _has_folder(target, path) and not (there and stat.S_ISDIR(there.st_mode)):
+                os.replace(path, path, src_dir_fd=source, dst_dir_fd=target)
+
+
+def _has_folder(top: int, path: bytes) -> bool:
+    """Return whether the folder that would hold an entry is there."""
+    above = below.status_of(top, path.rpartition(b"/")[0] or b".")
+    return above is not None and stat.S_ISDIR(above.st_mode)

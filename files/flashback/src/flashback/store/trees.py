@@ -22,12 +22,12 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from flashback import process
-from flashback.errors import FlashbackError, UsageError
+from flashback import below, process
+from flashback.errors import FlashbackError, StoppedError, UsageError
 from flashback.listing import UnclearError
 from flashback.model import SUSPECT, Job, Pulse, Snapshot, snapshot_name, snapshot_time
 from flashback.shelf import Shelf
@@ -91,7 +91,9 @@ class Trees:
         for name in names(where):
             if name.startswith(f"{INCOMING}.") and (where / name).is_file():
                 (where / name).unlink()
-        self._after_commit(fill, pulse)
+        # The snapshot counts, whatever becomes of the rest.
+        with contextlib.suppress(StoppedError):
+            self._after_commit(fill, pulse)
         return snapshot
 
     def accept(self, job: Job, suspect: Snapshot, pulse: Pulse) -> Snapshot:
@@ -125,16 +127,16 @@ class Trees:
         if taken:
             sync_directory(where)
 
-    def sweep(self, job: Job, pulse: Pulse) -> None:
-        """Delete what has lost its name, now or in a run that was interrupted."""
+    def sweep(self, job: Job, pulse: Pulse) -> bool:
+        """Delete what has lost its name, now or in an interrupted run; return whether there was any."""
         where = self._label(job)
         gone = [name for name in names(where) if name.startswith(EXPIRED) or name == PREPARING]
         self._remove(where, gone, pulse)
         trees = [name.removeprefix(PREPARED) for name in names(where) if (where / name).is_dir()]
         complete = self.snapshots(job)
-        Shelf(self._root, job).sweep(
-            [name for name in trees if snapshot_time(name)], complete[-1].name if complete else None
-        )
+        newest = complete[-1].name if complete else None
+        Shelf(self._root, job).sweep([name for name in trees if snapshot_time(name)], newest)
+        return bool(gone)
 
     def discard(self, job: Job, pulse: Pulse) -> None:
         """Delete what interrupted fills left: the last thing that makes room on a full disk."""
@@ -152,10 +154,10 @@ class Trees:
     def notes(self, job: Job) -> dict[datetime, str]:
         """Return the keep marks of a job: the note of each snapshot that must never expire."""
         try:
-            found = json.loads((self._label(job) / KEPT).read_text(encoding="utf-8"))
+            found = dict(json.loads((self._label(job) / KEPT).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise FlashbackError(
                 f"The keep marks in {self._label(job) / KEPT} cannot be read: {error}",
                 "Mend or remove that file; until then nothing of this job expires",
@@ -166,7 +168,10 @@ class Trees:
     def note(self, job: Job, taken: datetime, text: str | None) -> None:
         """Set the keep mark of a snapshot, or with None take it away; it survives a power cut."""
         if text is not None and taken not in {each.taken for each in self.snapshots(job)}:
-            raise UsageError(f"{job.name} has no snapshot {snapshot_name(taken)}")
+            raise UsageError(
+                f"{job.name} has no snapshot {snapshot_name(taken)}",
+                f"`flashback snapshots {job.name}` lists them",
+            )
         marks = {**self.notes(job), taken: text}
         kept = {snapshot_name(each): words for each, words in marks.items() if words is not None}
         write_safely(self._label(job) / KEPT, json.dumps(kept, indent=1) + "\n")
@@ -277,17 +282,6 @@ def names(where: Path) -> list[str]:
         return []
 
 
-def walk(top: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield every entry below a directory, parents first, following no link."""
-    pending = [str(top)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                yield entry
-
-
 def synced_before(where: Path) -> int:
     """Return the ctime in ns before which everything is on the disk; 0 when nothing is known."""
     try:
@@ -304,56 +298,53 @@ def drop_unsynced(tree: Path, checkpoint: int, partial: Path, pulse: Pulse) -> N
     hold it.  A file that rsync had not finished goes to `partial`: from there rsync takes no
     block without comparing its checksum, so it may hold anything.
     """
-    for count, entry in enumerate(walk(tree)):
-        if count % 500 == 0:
-            pulse()
-        if entry.path == str(partial) or entry.path.startswith(f"{partial}/"):
-            continue
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode) or status.st_ctime_ns < checkpoint:
-            continue
-        unfinished = _UNFINISHED.fullmatch(entry.name)
-        if unfinished and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
-            partial.mkdir(mode=0o700, exist_ok=True)
-            Path(entry.path).rename(partial / unfinished[1])
-        else:
-            Path(entry.path).unlink()
+    with below.opened(tree) as top:
+        for path, status in below.entries(tree, pulse):
+            if partial.parent == tree and path.split(b"/", 1)[0] == os.fsencode(partial.name):
+                continue
+            if stat.S_ISDIR(status.st_mode) or status.st_ctime_ns < checkpoint:
+                continue
+            unfinished = _UNFINISHED.fullmatch(os.fsdecode(path.rpartition(b"/")[2]))
+            if unfinished and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                partial.mkdir(mode=0o700, exist_ok=True)
+                os.rename(path, os.fsencode(partial / unfinished[1]), src_dir_fd=top)
+            else:
+                os.unlink(path, dir_fd=top)
 
 
 def clear(tree: Path, gone: Iterable[bytes]) -> None:
     """Take names out of a tree, the deepest first and following no link; a folder has to be empty."""
-    top = os.fsencode(tree)
     real = {b""}
-    for name in sorted(gone, reverse=True):
-        if not _is_below(top, name.rpartition(b"/")[0], real):
-            continue
-        path = top + b"/" + name
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                _remove_folder(path)
+    with below.opened(tree) as top:
+        for name in sorted(gone, reverse=True):
+            if not _is_below(top, name.rpartition(b"/")[0], real):
+                continue
+            status = below.status_of(top, name)
+            if status is None:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                _remove_folder(top, name)
             else:
-                Path(os.fsdecode(path)).unlink()
+                os.unlink(name, dir_fd=top)
 
 
-def _remove_folder(path: bytes) -> None:
+def _remove_folder(top: int, name: bytes) -> None:
     try:
-        Path(os.fsdecode(path)).rmdir()
+        os.rmdir(name, dir_fd=top)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise
-        raise UnclearError(f"{os.fsdecode(path)!r} holds more than was listed") from None
+        raise UnclearError(f"{os.fsdecode(name)!r} holds more than was listed") from None
 
 
-def _is_below(top: bytes, folder: bytes, real: set[bytes]) -> bool:
+def _is_below(top: int, folder: bytes, real: set[bytes]) -> bool:
     """Return whether a folder is one, and not a link to somewhere else; `real` remembers those that are."""
     if folder in real:
         return True
     if not _is_below(top, folder.rpartition(b"/")[0], real):
         return False
-    try:
-        found = stat.S_ISDIR(os.lstat(top + b"/" + folder).st_mode)
-    except FileNotFoundError:
-        return False
+    status = below.status_of(top, folder)
+    found = status is not None and stat.S_ISDIR(status.st_mode)
     if found:
         real.add(folder)
     return found
@@ -365,6 +356,14 @@ def note_synced(where: Path) -> None:
     fresh.write_text("", encoding="ascii")
     fresh.write_text(f"{fresh.stat().st_ctime_ns}\n", encoding="ascii")
     fresh.rename(where / SYNCED)
+
+
+def time_options(where: Path) -> tuple[str, ...]:
+    """Return what rsync needs where times of files are kept as whole seconds (ext4 with small inodes)."""
+    probe = where / f"{SYNCED}.new"
+    probe.write_text("", encoding="ascii")
+    os.utime(probe, ns=(123_456_789, 123_456_789))
+    return () if probe.stat().st_mtime_ns % 10**9 else ("--modify-window=0",)
 
 
 def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
@@ -410,6 +409,6 @@ def remove_trees(where: Path, gone: Sequence[str], pulse: Pulse) -> None:
     if not gone:
         return
     argv = ["nice", "-n", "19", "ionice", "-c", "3", "rm", "-rf", "--one-file-system", "--", *gone]
-    done = process.run(argv, cwd=where, pulse=pulse, timeout=LONG)
+    done = process.run(process.tied(argv), cwd=where, pulse=pulse, timeout=LONG)
     if done.code != 0:
         raise FlashbackError(f"{gone[0]} cannot be deleted: {' '.join(done.stderr.split())}")
