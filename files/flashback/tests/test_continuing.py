@@ -14,8 +14,8 @@ import pytest
 from .disks import KINDS, mounted
 from .rig import Rig, tree, until
 
-SIZE = 24_000_000
-LIMITED = "{period: 1d, keep: 3, bandwidth_limit: 8M}"
+SIZE = 8_000_000
+LIMITED = "{period: 1d, keep: 3, bandwidth_limit: 4M}"
 FREE = "{period: 1d, keep: 3}"
 
 

@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flashback import actions, config
+from flashback import actions, chores, config
 from flashback.attempt import Attempt
 from flashback.errors import BusyError
 from flashback.model import JobState, snapshot_name
 from flashback.status import Board
+from flashback.store import open_store
 from flashback.store.trees import synced_before
 
 from .disks import KINDS, mounted
 from .rig import tree, until
 
-BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+# Long after the times of all files here, so that a listing leaves no doubt about them.
+BEGIN = datetime(2050, 1, 1, tzinfo=timezone.utc)
 STEPS = frozenset(
     {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.utime", "subprocess.Popen"}
 )
@@ -44,8 +46,7 @@ MOMENTS = (
     ("rsync", "rename", 3),
     ("rsync", "link", 1),
     ("rsync", "link", 6),
-    ("cp", "link", 1),
-    ("cp", "link", 7),
+    ("rsync", "link", 11),
     ("rm", "unlink", 1),
     ("rm", "unlink", 5),
 )
@@ -62,6 +63,7 @@ class Victim:
     disk: Path
     kind: str
     day: int = 0
+    edits: int = 1_000_000_000
     numbers: random.Random = field(default_factory=lambda: random.Random(11))
 
     def __post_init__(self) -> None:
@@ -99,6 +101,9 @@ class Victim:
             path = self.source / f"folder{number % 2}/{number:03}"
             path.write_bytes(self.numbers.randbytes(3000))
             path.chmod(self.numbers.choice([0o600, 0o644, 0o640]))
+            # The clock here is years ahead: two changes within one second would not be in doubt.
+            self.edits += 1
+            os.utime(path, (self.edits, self.edits))
         (self.source / "folder1" / f"new{self.day % 3}").write_text(str(self.day))
         (self.source / "folder1" / f"new{(self.day + 1) % 3}").unlink(missing_ok=True)
 
@@ -112,9 +117,12 @@ class Victim:
             self.run()
 
     def work(self, checkpoint: float | None = None) -> list[Attempt]:
-        """Run a pass in this process."""
+        """Run a pass in this process, and what is done between the backups."""
         board = Board(config.load(self.top / "flashback.yml"), self.now)
-        return actions.run_pass(board, lambda: None, target="box", checkpoint=checkpoint)
+        done = actions.run_pass(board, lambda: None, target="box", checkpoint=checkpoint)
+        for job in board.config.jobs:
+            chores.make_ready(board.config, open_store(self.disk), job, lambda: None)
+        return done
 
     def run(self) -> list[Attempt]:
         """Run a pass to its end, once what a killed engine left running has ended."""
@@ -208,7 +216,10 @@ def finish(victim: Victim) -> None:
     assert {attempt.state for attempt in victim.run()} == {JobState.SUCCEEDED}
     for label in ("daily", "weekly"):
         found = sorted(path.name for path in victim.label(label).iterdir())
+        prepared = [name for name in found if name.startswith("prepared-")]
+        found = [name for name in found if name not in prepared]
         assert found[-1] == snapshot_name(victim.now())
+        assert prepared in ([], [f"prepared-{found[-1]}"])
         assert [name for name in found if not name.startswith("20")] == []
         assert len(found) == KEPT
         assert tree(victim.label(label) / found[-1]) == wanted
@@ -216,9 +227,11 @@ def finish(victim: Victim) -> None:
 
 def test_killed_before_any_step_and_again_while_it_recovers(victim: Victim) -> None:
     victim.begin()
+    # Where trees are linked every step is tried on ext4; the same code needs fewer on xfs.
+    stride = 3 if victim.kind == "xfs" else 1
     step, dead = 0, True
     while dead:
-        step += 1
+        step += stride
         victim.edit()
         wanted, before = tree(victim.source), victim.complete()
         for _ in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -308,3 +309,37 @@ def test_another_disk_in_the_place_of_the_first_gets_no_snapshot(rig: Rig, tmp_p
             assert tree(path) == tree(rig.source), (
                 f"{path.name} is believed: {sorted(p.name for p in path.iterdir())}"
             )
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that it started."""
+    below = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            below += family(int(entry.parent.name))
+    return [pid, *below]
+
+
+def test_a_laptop_that_leaves_during_its_backup_is_away_and_has_not_failed(rig: Rig) -> None:
+    for number in range(50):
+        (rig.source / f"{number:03}").write_bytes(os.urandom(100_000))
+    rig.configure("{bandwidth_limit: 500K}")
+    child = rig.start("backup", "laptop")
+    until(lambda: len(list((rig.label / "incoming").glob("0*"))) > 3)
+    config = os.fsencode(rig.top / "sshd_config")
+    (sshd,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(b"sshd:") and config in path.read_bytes()
+    ]
+    for pid in family(sshd):
+        os.kill(pid, signal.SIGKILL)
+    out, _ = child.communicate()
+    assert child.returncode == 75, out
+    assert "it left during the backup" in out
+    assert json.loads(rig.call("history", "--json").stdout) == []
+    assert (rig.label / "incoming").is_dir()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 
-from flashback import attempt, care, clock, disk, pause, process, schedule
+from flashback import care, clock, disk, pause, process, room, schedule
 from flashback.attempt import CHECKPOINT, Attempt, Observer, Work
 from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError, UsageError
 from flashback.history import History
@@ -107,7 +107,7 @@ def run_pass(
 def sweep(config: Config, pulse: Pulse) -> None:
     """Delete what has expired, where no daemon does it between the backups."""
     with disk.locked(config):
-        attempt.sweep(open_store(config.data_dir), config.jobs, pulse)
+        room.sweep(open_store(config.data_dir), config.jobs, pulse)
 
 
 def _log_queue(board: Board) -> None:

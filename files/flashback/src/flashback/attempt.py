@@ -9,17 +9,17 @@ nothing expires unless something was committed.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from flashback import changes, clock, disk, guard, process, reach, retention, space, survey, transfer, wake
+from flashback import changes, disk, guard, process, reach, survey, transfer, wake
 from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError
 from flashback.history import History
 from flashback.listing import UnclearError
 from flashback.model import Job, JobState, Progress, Pulse, Run, ServerState, Snapshot
+from flashback.room import Room
 from flashback.shelf import Shelf
 from flashback.status import Board, Running, held_back, watched
 from flashback.store import Fill, Store
@@ -64,19 +64,6 @@ def describe(attempt: Attempt) -> str:
     return f"{line} ({attempt.reason})" if attempt.reason else line
 
 
-def sweep(store: Store, jobs: Iterable[Job], pulse: Pulse) -> bool:
-    """Delete what has expired, return whether there was any; a failure to do so stops nothing."""
-    found = False
-    for job in jobs:
-        try:
-            found |= store.sweep(job, pulse)
-        except StoppedError:  # noqa: PERF203 - a handful of jobs
-            raise
-        except (FlashbackError, OSError) as error:
-            LOG.error("%s: what has expired cannot be deleted: %s", job.name, error)
-    return found
-
-
 class Work:
     """What all jobs of one pass share, while it holds the disk."""
 
@@ -91,8 +78,7 @@ class Work:
         self._checkpoint = checkpoint
         self._history = History(board.config.data_dir)
         self._reached: dict[str, reach.Reach] = {}
-        # Two jobs must not thin from one list, nor count one floor twice.
-        self._thinning = threading.Lock()
+        self._room = Room(board, store)
 
     def attempt(self, job: Job, pulse: Pulse) -> Attempt:
         """Try one job; whatever goes wrong with it is its result, except that the engine has to stop."""
@@ -141,13 +127,7 @@ class Work:
             present = not transfer.source_missing(self._config, job, found.address, pulse)
             reason = "" if present else f"{job.source} is not there (removable)"
         if not job.local or job.removable:
-            self._history.saw(
-                watched(job),
-                present,
-                self._board.now(),
-                reason,
-                GAP + timedelta(seconds=self._config.interval),
-            )
+            self._saw(job, present, reason)
         wrong = found.kind in (reach.Kind.WRONG_MACHINE, reach.Kind.NO_PINNED_KEY)
         self._board.alarms[job.name] = reason if wrong else ""
         for warning in found.warnings:
@@ -157,6 +137,10 @@ class Work:
                 LOG.warning("%s: %s", job.name, reason)
             raise _AwayError(reason)
         return found.address
+
+    def _saw(self, job: Job, present: bool, reason: str) -> None:
+        gap = GAP + timedelta(seconds=self._config.interval)
+        self._history.saw(watched(job), present, self._board.now(), reason, gap)
 
     def _look(self, job: Job, pulse: Pulse) -> reach.Reach:
         """Return how the client can be reached, once per pass; one that sleeps is woken first."""
@@ -183,14 +167,15 @@ class Work:
         """Run the command before, the backup, and whatever came of it the command after."""
         if not job.before and not job.after:
             return self._back_up(job, address, started, pulse)
+        # A copy reads nothing on the client: there is nothing to prepare.
+        before = () if job.copy_of else job.before
         try:
-            # A copy reads nothing on the client: there is nothing to prepare.
-            _hook(job, () if job.copy_of else job.before, pulse, when="before")
+            _hook(job, before, pulse, when="before")
             attempt = self._back_up(job, address, started, pulse)
-        except _AwayError:
+        except _NotBegunError:
             raise
-        except StoppedError as stop:
-            self._tidy_up(job, stop)
+        except (_AwayError, StoppedError) as end:
+            self._tidy_up(job, end)
             raise
         except (FlashbackError, OSError) as error:
             attempt = Attempt(job, JobState.FAILED, str(error), self._run(job, started, str(error)))
@@ -206,17 +191,18 @@ class Work:
             return Attempt(job, JobState.FAILED, reason, run)
         return attempt
 
-    def _tidy_up(self, job: Job, stop: StoppedError) -> None:
-        """Run the command after a backup that was stopped: it may have to end what the one before began."""
+    def _tidy_up(self, job: Job, end: NotNowError) -> None:
+        """Run the command after a backup that was given up: it may have to end what the one before began."""
+        outcome = "STOPPED" if isinstance(end, StoppedError) else JobState.NOT_FOUND.value
         try:
             short = replace(job, timeout=STOPPING)
-            _hook(short, job.after, process.no_pulse, when="after", outcome="STOPPED")
+            _hook(short, job.after, process.no_pulse, when="after", outcome=outcome)
         except FlashbackError as error:
-            LOG.error("%s: %s (while %s)", job.name, error, stop.what)
+            LOG.error("%s: %s (%s)", job.name, error, end.what)
 
     def _back_up(self, job: Job, address: str, started: datetime, pulse: Pulse) -> Attempt:
         disk.require_same(self._config, self._lock)
-        self._make_room(job, pulse)
+        self._room.make(job, pulse)
         if job.copy_of is not None:
             return self._copy(job, started, pulse)
         fill, found = self._begin_fill(job, self._survey(job, address, pulse), pulse)
@@ -226,34 +212,52 @@ class Work:
             self._keep(fill)
             raise
         if not done.verdict.complete:
-            if found and done.exit in transfer.NOT_BY_NAME:
-                Shelf(self._config.data_dir, job).forget(found.newest.name)
+            self._learn(fill, found, done, pulse)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
         if found:
             missing = survey.settle(self._config, job, found, fill.tree)
             done = survey.totals(found, done)
-            survey.require(self._config, job, found)
         else:
             missing = self._missing(fill, done, pulse)
-        vanished = guard.vanished(missing, done.regular, job.guard_percent)
-        if vanished:
-            return self._give_up(fill, self._run(job, started, vanished, done))
+        refusal = guard.vanished(missing, done.regular, job.guard_percent)
+        if refusal:
+            return self._give_up(fill, self._run(job, started, refusal, done))
+        return self._commit(fill, found, done, started, pulse)
+
+    def _learn(self, fill: Fill, found: Survey | None, done: Transferred, pulse: Pulse) -> None:
+        """Learn from a transfer that was not complete; raise _AwayError when the client has left."""
+        job = fill.job
+        if found and done.exit in transfer.NOT_BY_NAME:
+            Shelf(self._config.data_dir, job).forget(found.newest.name)
+        if done.exit in transfer.LOST and not job.local:
+            now = reach.look(job, self._config.known_hosts, pulse)
+            if now.kind is reach.Kind.AWAY:
+                self._keep(fill)
+                self._saw(job, False, now.reason)
+                raise _AwayError(f"it left during the backup, which continues when it is back: {now.reason}")
+
+    def _commit(
+        self, fill: Fill, found: Survey | None, done: Transferred, started: datetime, pulse: Pulse
+    ) -> Attempt:
+        """Make a snapshot of a filled tree, or hold it back."""
+        job = fill.job
         suspicion = self._suspicion(fill, done, found, pulse)
         waiting = self._store.suspects(job)
         if suspicion and waiting:
             reason = f"{suspicion}; {held_back(job, waiting[-1])}"
             return self._give_up(fill, self._run(job, started, reason, done))
         disk.require_same(self._config, self._lock)
+        if found:
+            survey.require(self._config, job, found)
         self._board.mark(job, JobState.ROTATING)
         self._board.turn(ServerState.ROTATING, f"rotating '{job.index}'")
         snapshot = self._store.commit(fill, self._board.now, pulse, suspect=bool(suspicion))
-        if not suspicion:
-            survey.remember(self._config, job, snapshot, found, started)
         if suspicion:
-            self._look_at_snapshots(job)
+            self._room.look(job)
             reason = f"{suspicion}; {held_back(job, snapshot)}"
             run = replace(self._run(job, started, reason, done, snapshot), outcome=JobState.FAILED)
             return Attempt(job, JobState.FAILED, reason, run)
+        survey.remember(self._config, job, snapshot, found, started)
         return self._succeed(job, started, snapshot, done)
 
     def _copy(self, job: Job, started: datetime, pulse: Pulse) -> Attempt:
@@ -269,7 +273,7 @@ class Work:
 
     def _succeed(self, job: Job, started: datetime, snapshot: Snapshot, done: Transferred | None) -> Attempt:
         note = done.verdict.note if done else f"taken from {job.copy_of}"
-        note = (note + self._expire(job)).strip()
+        note = (note + self._room.retire(job)).strip()
         return Attempt(job, JobState.SUCCEEDED, note, self._run(job, started, note, done, snapshot))
 
     def _give_up(self, fill: Fill, run: Run) -> Attempt:
@@ -314,7 +318,7 @@ class Work:
             nonlocal due
             pulse()
             if time.monotonic() >= due:
-                self._stop_before_full(job)
+                self._room.stop_before_full(job)
                 self._store.checkpoint(fill, pulse)
                 due = time.monotonic() + self._checkpoint
 
@@ -368,95 +372,6 @@ class Work:
                 self._store.checkpoint(fill, process.no_pulse)
         except (FlashbackError, OSError) as error:
             LOG.warning("%s: what has arrived cannot be synced: %s", fill.job.name, error)
-
-    # --- room ----------------------------------------------------------------------------------------------
-
-    def _expire(self, job: Job) -> str:
-        """Delete what retention lets go; return a note when that fails, for the snapshot itself is good."""
-        found = self._look_at_snapshots(job)
-        if self._board.suspects.get(job.name):
-            return ""
-        gone = retention.expired(
-            [each.taken for each in found], job.keep, marked=self._spared(job), zone=clock.zone()
-        )
-        try:
-            # Deleting takes long, and what is deleted may serve the next backup: that is a chore.
-            self._store.retire(job, gone)
-        except (FlashbackError, OSError) as error:
-            LOG.error("%s: %s", job.name, error)
-            return f" old snapshots could not be deleted: {error}"
-        finally:
-            self._look_at_snapshots(job)
-        return ""
-
-    def _spared(self, job: Job) -> list[datetime]:
-        """Return the snapshots that no rule may cost: those marked by a person and the last proven one."""
-        proven = self._board.care.proven.get(job.name)
-        return [*self._store.notes(job), *([proven] if proven else [])]
-
-    def _make_room(self, own: Job, pulse: Pulse) -> None:
-        """Thin the oldest snapshots of all jobs until the reserve is free, down to the floor of each."""
-        with self._thinning:
-            self._thin(own, pulse)
-
-    def _thin(self, own: Job, pulse: Pulse) -> None:
-        self._board.shortage = ""
-        if self._shortage() and sweep(self._store, self._config.jobs, pulse):
-            self._store.settle(pulse)
-        victims = self._victims() if self._shortage() else None
-        while victims is not None and (short := self._shortage()) is not None:
-            name, taken = next(victims, ("", None))
-            if taken is None:
-                self._last_resort(own, short, pulse)
-                return
-            victim = next(each for each in self._config.jobs if each.name == name)
-            LOG.warning("%s: the snapshot of %s makes room: %s", name, taken, short)
-            self._store.expire(victim, [taken], pulse)
-            self._store.settle(pulse)
-            self._look_at_snapshots(victim)
-
-    def _last_resort(self, own: Job, short: space.Shortage, pulse: Pulse) -> None:
-        """No snapshot may go any more: what interrupted fills left goes, or no backup can begin."""
-        self._board.shortage = space.sentence(short, self._config.floor)
-        if not self._running_out():
-            return
-        for job in self._config.jobs:
-            # What another thread is filling at this moment is no leftover.
-            if job.name == own.name or job.name not in self._board.running:
-                self._store.discard(job, pulse)
-        self._store.settle(pulse)
-        if self._running_out():
-            raise FlashbackError(self._board.shortage)
-
-    def _running_out(self) -> bool:
-        config = self._config
-        return space.running_out(disk.look(config), config.reserve_percent, config.reserve_inodes_percent)
-
-    def _shortage(self) -> space.Shortage | None:
-        config = self._config
-        return space.shortage(disk.look(config), config.reserve_percent, config.reserve_inodes_percent)
-
-    def _victims(self) -> space.Victims:
-        jobs = [job for job in self._config.jobs if not self._board.suspects.get(job.name)]
-        return space.victims(
-            {job.name: [each.taken for each in self._store.snapshots(job)] for job in jobs},
-            {job.name: self._spared(job) for job in jobs},
-            self._config.floor,
-        )
-
-    def _stop_before_full(self, job: Job) -> None:
-        """End a transfer that would fill the disk to its last byte; what has arrived is kept."""
-        if self._running_out():
-            raise FlashbackError(
-                f"The backup disk is nearly full, {job.name} was stopped before it was",
-                "Older snapshots make room at the next pass as far as they may; or use a larger disk",
-            )
-
-    def _look_at_snapshots(self, job: Job) -> Sequence[Snapshot]:
-        found = self._store.snapshots(job)
-        self._board.snapshots[job.name] = found
-        self._board.suspects[job.name] = self._store.suspects(job)
-        return found
 
     # --- the record ----------------------------------------------------------------------------------------
 
@@ -519,6 +434,10 @@ class _AwayError(NotNowError):
     """The client, or its source, is not there: nothing is wrong."""
 
 
+class _NotBegunError(_AwayError):
+    """The command before the backup says that this is not the moment."""
+
+
 def _hook(
     job: Job, command: Sequence[str], pulse: Pulse, *, when: str, outcome: str = "", snapshot: str = ""
 ) -> None:
@@ -539,5 +458,5 @@ def _hook(
     ended = "took too long" if done.timed_out else f"ended with status {done.code}"
     what = f"The command {when} {job.name}, {command[0]}, {ended}" + (f": {said}" if said else "")
     if done.code == NotNowError.exit_code and when == "before":
-        raise _AwayError(what)
+        raise _NotBegunError(what)
     raise FlashbackError(what)

@@ -31,7 +31,7 @@ from flashback.errors import (
     StoppedError,
     UsageError,
 )
-from flashback.model import Config, Job, JobState, ServerState
+from flashback.model import Config, Job, ServerState
 from flashback.status import Board, run_document
 
 LOG = logging.getLogger("flashback")
@@ -157,7 +157,7 @@ class Daemon:
             )
             code, message = actions.exit_code(attempts), ""
             self.board.error = ""
-            self._chores.wanted |= any(attempt.state is JobState.SUCCEEDED for attempt in attempts)
+            self._chores.wanted |= any(attempt.run is not None for attempt in attempts)
         except StoppedError as stop:
             if request:
                 request.end(stop.exit_code, str(stop))

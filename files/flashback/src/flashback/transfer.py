@@ -51,6 +51,8 @@ _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 # What an old rsync answers to an option that it does not know.
 _NOT_UNDERSTOOD = (1, 2, 4)
+# The other side is not there any more.
+LOST = (10, 12, 30, 35, 255)
 # ... or says when a path was named that is not as it was listed.
 NOT_BY_NAME = (*_NOT_UNDERSTOOD, 3, 11, PARTIAL)
 # rsync(1), "EXIT VALUES"; 255 is ssh's own.

@@ -73,13 +73,16 @@ def verify(
 def chores(path: Path) -> int:
     """Do the daemon's work between two backups.
 
-    Checksums of new snapshots, this night's share of reading again, restore drills.
+    It makes the next backup ready and deletes what has expired, checks new snapshots, reads this night's
+    share again and tries restores. Exit status: 1 when some of it failed.
     """
     from flashback import chores as action  # noqa: PLC0415 - only this command needs it
     from flashback import clock  # noqa: PLC0415
 
-    action.run(configuration.load(path), _stoppable(), clock.now)
-    return 0
+    failed = action.run(configuration.load(path), _stoppable(), clock.now)
+    for each in failed:
+        print(f"! {each}")
+    return 1 if failed else 0
 
 
 @click.command()

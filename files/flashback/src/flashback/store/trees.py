@@ -360,10 +360,12 @@ def note_synced(where: Path) -> None:
 
 def time_options(where: Path) -> tuple[str, ...]:
     """Return what rsync needs where times of files are kept as whole seconds (ext4 with small inodes)."""
-    probe = where / f"{SYNCED}.new"
+    probe = where / f"{INCOMING}.probe"
     probe.write_text("", encoding="ascii")
     os.utime(probe, ns=(123_456_789, 123_456_789))
-    return () if probe.stat().st_mtime_ns % 10**9 else ("--modify-window=0",)
+    fine = probe.stat().st_mtime_ns % 10**9
+    probe.unlink()
+    return () if fine else ("--modify-window=0",)
 
 
 def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
