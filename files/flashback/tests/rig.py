@@ -229,15 +229,17 @@ def running(tmp_path: Path) -> Iterator[Rig]:
     sshd = subprocess.Popen(
         ["/usr/sbin/sshd", "-D", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
     )
-    made.configure()
-    until(lambda: listens("127.0.0.1", port))
-    yield made
-    for child in made.started:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
-    sshd.terminate()
-    sshd.wait()
+    try:
+        made.configure()
+        until(lambda: listens("127.0.0.1", port))
+        yield made
+    finally:
+        for child in made.started:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+        sshd.terminate()
+        sshd.wait()
 
 
 def listens(address: str, port: int) -> bool:

@@ -326,6 +326,8 @@ def test_b11_b21_local_jobs_and_removable_sources(rig: Rig) -> None:
     rig.configure("{source: /sub, removable: true}")
     assert rig.call("backup", "laptop").returncode == 75
     (rig.source / "sub").mkdir()
+    assert rig.call("backup", "laptop").returncode == 75
+    (rig.source / "sub/a").write_text("1")
     assert rig.call("backup", "laptop").returncode == 0
 
 

@@ -31,8 +31,8 @@ _TYPE = re.compile(rb"(?P<doubt>\??)(?P<sign>[<>ch.*]?)(?P<kind>[fdLDS])(?P<size
 _ESCAPED = re.compile(rb"\\#([0-7]{3})")
 # What rsync escapes when it lets 8-bit names through (log.c): control signs but tabs, and what looks escaped.
 _TO_ESCAPE = re.compile(rb"[\x00-\x08\x0a-\x1f]|\\(?=#[0-9]{3})")
-# A folder with more entries than this is not compared as a whole when its time changed.
-CROWD = 200
+# How the line of a folder ends.
+FOLDER = (b"\td\n", b"\t?d\n")
 
 
 class UnclearError(FlashbackError):
@@ -190,17 +190,44 @@ def _look_at(made: Comparison, name: bytes, before: Sorted, after: Sorted) -> No
 
 
 def _look_into_folders(made: Comparison, before: Sorted, after: Sorted, limit: int) -> None:
-    """Look at all entries of a folder whose time changed: names may have been exchanged within a second."""
+    """Look at the entries of a changed folder that may have exchanged their names.
+
+    Only what has the size and the second of another entry can have taken its place unseen: of one that is in
+    the folder too, or of one that has left its own place.
+    """
     changed = [
         item
         for name, item in made.new.items()
         if item.kind == "d" and (was := made.old.get(name)) and (was.doubt or was.mtime != item.mtime)
     ]
+    moved = {item.content for name, item in made.old.items() if name not in made.new}
     for folder in changed:
-        for child in after.children(folder.name):
-            if child.kind != "d":
-                _look_at(made, child.name, before, after)
+        alike: dict[bytes, list[bytes]] = {}
+        for line in after.lines_in(folder.name):
+            alike.setdefault(line[_text_end(line) :], []).append(line)
+        for tail, lines in alike.items():
+            if len(lines) > 1 or _content(tail) in moved:
+                _look_at_lines(made, lines, before, after)
         _bound(made, limit)
+
+
+def _look_at_lines(made: Comparison, lines: Iterable[bytes], before: Sorted, after: Sorted) -> None:
+    for item in filter(None, map(parse, lines)):
+        # Nothing can be exchanged for nothing.
+        if item.size:
+            _look_at(made, item.name, before, after)
+
+
+def _text_end(line: bytes) -> int:
+    """Return where the name ends in a line."""
+    return len(line.rsplit(b"\t", 5)[0])
+
+
+def _content(tail: bytes) -> tuple[str, int, bytes] | None:
+    """Return what `Item.content` is of a line, from what follows its name."""
+    *_, mtime, kind = tail.rstrip(b"\n").split(b"\t")
+    found = _TYPE.fullmatch(kind)
+    return None if found is None else (found["kind"].decode(), int(found["size"] or 0), mtime)
 
 
 def _look_at_folders_above(made: Comparison, before: Sorted, after: Sorted) -> None:
@@ -302,22 +329,18 @@ class Sorted:
             done = end
         target.write(self._map[done:])
 
-    def children(self, folder: bytes) -> list[Item]:
-        """Return the entries of a folder, nothing of what is below them; none of a crowded one."""
+    def lines_in(self, folder: bytes) -> Iterator[bytes]:
+        """Yield the lines of what is in a folder and is no folder, nothing of what is below those."""
         start = b"" if folder == b"." else _escaped(folder) + b"/"
-        found: list[Item] = []
         at = self._first(start)
         while (line := self._line(at)) and line.startswith(start):
-            item = parse(line)
             at += len(line)
-            if item is None or item.name in (b".", folder):
-                continue
-            if item.kind == "d":
-                at = self._first(_escaped(item.name) + b"0")
-            found.append(item)
-            if len(found) > CROWD:
-                return []
-        return found
+            if line.endswith(FOLDER):
+                text = line[: _text_end(line)]
+                if text not in (start, b"./"):
+                    at = self._first(text[:-1] + b"0")
+            elif b"\t" in line:
+                yield line
 
     def _line(self, at: int) -> bytes:
         end = self._map.find(b"\n", at)

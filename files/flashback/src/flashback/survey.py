@@ -5,7 +5,7 @@ both as text, by programs that need little memory.  What a listing cannot show i
 found by the next full comparison:
 
 - A change within the second of the listing, or in the future: such entries are in doubt, see below.
-- Names exchanged within a second: a folder whose time changed is looked at as a whole, up to a limit.
+- Names exchanged within a second: the entries of a changed folder for which that is possible are looked at.
 - Attributes and access control lists: an entry that has some is always looked at.  One that gets its first
   without a change of mode is found by the full comparison.
 
