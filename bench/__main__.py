@@ -25,6 +25,7 @@ from bench.run import PHASES, Wanted, run  # noqa: E402
 from bench.tools import ALL  # noqa: E402
 
 FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
+RESULTS = TOP / "bench/results"
 NAMESPACE = "BACKUP_BENCH_NAMESPACE"
 NEEDED = ("rsync", "rrsync", "ssh", "iptables", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "setpriv", "fstrim")
 
@@ -85,7 +86,7 @@ def run_(**given: Any) -> None:
             click.echo(f"{name} is left out: {reason}")
         else:
             tools.append(name)
-    results = Results(given["results"] or TOP / "bench/results" / f"{size.name}.jsonl")
+    results = Results(given["results"] or RESULTS / f"{size.name}.jsonl")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     made = ("name", "files", "bytes", "image", "many", "days")
     settings = {name: getattr(size, name) for name in made} | {"seed": given["seed"], "keep": given["keep"]}
@@ -98,6 +99,25 @@ def run_(**given: Any) -> None:
     )  # fmt: skip
     run(wanted, results, click.echo)
     click.echo(f"all results are in {results.path}")
+
+
+@main.command("report")
+@click.option("--size", type=click.Choice(list(SIZES)), default="full", show_default=True)
+@click.option(
+    "--results", type=click.Path(path_type=Path, dir_okay=False), help="Default: bench/results/SIZE.jsonl"
+)
+@click.option(
+    "--docs", type=click.Path(path_type=Path, file_okay=False), default=TOP / "docs", help="Default: docs"
+)
+def report_(size: str, results: Path | None, docs: Path) -> None:
+    """Write the pages and charts of a results file."""
+    source = results or RESULTS / f"{size}.jsonl"
+    if not source.exists():
+        raise click.UsageError(f"There are no results in {source}: `make bench SIZE={size}` measures them")
+    from bench import report  # noqa: PLC0415 - the charts need a package that measuring does not
+
+    for path in report.write(source, docs):
+        click.echo(str(path))
 
 
 def _check_machine() -> None:

@@ -112,7 +112,9 @@ class Home:
             self._link(top, rng, number)
         for number in range(self.size.files // 50):
             target = rng.choice(self._files)
-            (top / rng.choice(self._folders) / f"link-{number}").symlink_to(f"/home/owner/{target}")
+            link = top / rng.choice(self._folders) / f"link-{number}"
+            link.symlink_to(f"/home/owner/{target}")
+            _stamp(link, rng, 0)
         self._make_image(top, rng)
         self._settle(top, rng)
 
@@ -160,6 +162,7 @@ class Home:
         name = f"{rng.choice(self._folders)}/day{day}-{number}{end}"
         (top / name).write_bytes(self._content(rng, length, binary))
         (top / name).chmod(rng.choice((0o644, 0o644, 0o644, 0o600, 0o755)))
+        os.chown(top / name, OWNER, OWNER)
         _stamp(top / name, rng, day)
         self._files.append(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._mend()
         self.finished = {key for key, _ in runs(path)} if path.exists() else set()
 
     def note_machine(self, **facts: Any) -> None:
@@ -46,6 +48,12 @@ class Results:
         self._append({"kind": "run", **asdict(key), "ok": ok, **said, **rounded, **more})
         self.finished.add(key)
 
+    def _mend(self) -> None:
+        """Cut off a last line that an interruption has left unfinished."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
     def _append(self, record: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -53,10 +61,9 @@ class Results:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what is in a file; a last line that an interruption cut off is left out."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    """Yield what is in a file."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
 
 
 def runs(path: Path) -> Iterator[tuple[Key, dict[str, Any]]]:

@@ -51,26 +51,31 @@ class LinkDest(Tool):
 
     def backup(self) -> Argv:
         """Return its rsync call and the moves."""
-        top, last = self.place.disk, self.made
+        top = self.place.disk
         link = [f"--link-dest={top}/daily.1"] if self.made else []
         fill = [
             "rsync", "-al", "-E", "-e", self._ssh, "--delete", "--delete-excluded", "--numeric-ids",
             "--one-file-system", *link, SOURCE, f"{top}/daily.0/",
         ]  # fmt: skip
-        moves = [["mv", f"{top}/daily.{n}", f"{top}/daily.{n + 1}"] for n in range(last, -1, -1)]
+        moves = [["mv", f"{top}/daily.{n}", f"{top}/daily.{n + 1}"] for n in range(self._trees, -1, -1)]
         return chain(fill, *moves)
 
     def daily(self) -> Argv:
         """Return the backup and the deletion of the oldest when there are too many."""
         return (
-            chain(self.backup(), self._delete(self.made + 1))
+            chain(self.backup(), self._delete(self._trees + 1))
             if self.made >= self.place.keep
             else self.backup()
         )
 
     def expire(self) -> Argv:
         """Return the deletion of the oldest."""
-        return self._delete(self.made)
+        return self._delete(self._trees)
+
+    @property
+    def _trees(self) -> int:
+        """Return how many there are, numbered from 1."""
+        return min(self.made, self.place.keep)
 
     def _delete(self, number: int) -> Argv:
         """Return how it deletes: rsync from an empty directory."""
