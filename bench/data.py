@@ -136,9 +136,14 @@ class Home:
         self._rename_folder(top, rng, day)
         self._write_image(top / IMAGE, rng, day)
 
+    def names(self) -> list[str]:
+        """Return the names of all files below the top, sorted, without the disk image."""
+        return sorted(self._files)
+
     def sample(self) -> str:
-        """Return the name of a file of middling length of the newest day, below the top."""
-        return sorted(name for name in self._files if name not in self._linked)[len(self._files) // 2]
+        """Return the name of one file with a single name, somewhere in the middle."""
+        single = [name for name in self.names() if name not in self._linked]
+        return single[len(single) // 2]
 
     def _make_folders(self, top: Path, rng: random.Random) -> None:
         self._folders = list(TOPS)

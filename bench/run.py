@@ -191,6 +191,8 @@ class Round:
             if argv is None:
                 return
             figures = self._measure(step, tool, argv)
+            if to is not None and figures.exit == 0 and not any(to.iterdir()):
+                figures.exit, figures.said = 1, "it said that all is well, but nothing was restored"
             more = {}
             if step.act == "restore-all" and to is not None and figures.exit == 0:
                 more = {"differs": compare.differing(self._tree(tool), tool.restored(to))}

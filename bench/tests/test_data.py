@@ -70,7 +70,9 @@ def test_a_day_keeps_names_and_folders_in_step(tmp_path: Path) -> None:
     home.fill(tmp_path)
     for day in range(1, 20):
         home.change(tmp_path, day)
-        assert (tmp_path / home.sample()).is_file()
+        there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+        assert there == {*home.names(), IMAGE}
+        assert home.sample() in there
 
 
 def test_the_empty_files_are_so_many(tmp_path: Path) -> None:
