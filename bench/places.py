@@ -92,6 +92,7 @@ class Lot:
 @contextlib.contextmanager
 def server(lot: Lot) -> Iterator[Place]:
     """Mount a new disk for a program that pulls."""
+    lot.folder.mkdir()
     with group(lot.folder.name) as own, mounted(lot.kind, lot.folder, OPTIONS[lot.kind], lot.size) as disk:
         yield lot.place(own, disk, lot.client.rig.port)
 
@@ -99,6 +100,7 @@ def server(lot: Lot) -> Iterator[Place]:
 @contextlib.contextmanager
 def pushed_to(lot: Lot, forced: str) -> Iterator[Place]:
     """Mount a new disk and run an sshd beside it, where the client's key can run one command."""
+    lot.folder.mkdir()
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(group(lot.folder.name))
         with own.entered():

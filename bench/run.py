@@ -132,19 +132,39 @@ class Round:
         if not names:
             return
         with self._stage() as (top, laptop, wire), contextlib.ExitStack() as stack:
-            tools = {name: self._settle(stack, top / name, laptop, wire, name) for name in names}
-            for index, step in enumerate(self.steps[: max(last.values()) + 1]):
-                while self.day < step.day:
-                    self.day += 1
-                    self.data.change(laptop.source, self.day)
-                for name, tool in tools.items():
-                    if tool is not None and index <= last[name]:
-                        self._do(step, tool, measured=step in measured and self._missing(step, name))
-                    if tool is not None and index % TRIM_EVERY == 0:
-                        tool.place.bench.disk.trim()
+            tools = {}
+            for name in names:
+                room = max(4 << 30, ROOM * self.wanted.size.bytes)
+                lot = Lot(top / name, laptop, wire, self.kind, room, self.wanted.keep)
+                try:
+                    tools[name] = stack.enter_context(ALL[name].settled(lot))
+                except (OSError, subprocess.CalledProcessError) as error:
+                    self._cannot_begin(name, measured, error)
+            self._go(laptop, tools, measured, last)
+
+    def _go(
+        self, laptop: Client, tools: dict[str, Tool], measured: Sequence[Step], last: dict[str, int]
+    ) -> None:
+        """Do the steps, each with all programs, until the last one that any program still needs."""
+        end = max((last[name] for name in tools), default=-1)
+        for index, step in enumerate(self.steps[: end + 1]):
+            while self.day < step.day:
+                self.day += 1
+                self.data.change(laptop.source, self.day)
+            for name, tool in tools.items():
+                if index <= last[name]:
+                    self._do(step, tool, measured=step in measured and self._missing(step, name))
+                if index % TRIM_EVERY == 0:
+                    tool.place.bench.disk.trim()
+
+    def _cannot_begin(self, name: str, measured: Sequence[Step], error: Exception) -> None:
+        for step in measured:
+            if self._missing(step, name):
+                self._note(step, name, Figures(exit=1, said=f"it can not begin: {error}"))
 
     def _missing(self, step: Step, name: str) -> bool:
-        return self._key(step, name) not in self.results.finished
+        possible = ALL[name].history or step.act != "expire"
+        return possible and self._key(step, name) not in self.results.finished
 
     def _key(self, step: Step, name: str) -> Key:
         return Key(self.wanted.size.name, self.kind, self.number, step.phase, step.day, name)
@@ -165,27 +185,13 @@ class Round:
                 self.data.fill(laptop.source)
                 yield top, laptop, wire
 
-    def _settle(
-        self, stack: contextlib.ExitStack, folder: Path, laptop: Client, wire: Wire, name: str
-    ) -> Tool | None:
-        """Return the program on a new disk; one that can not even begin has failed its first step."""
-        folder.mkdir()
-        room = max(4 << 30, ROOM * self.wanted.size.bytes)
-        try:
-            lot = Lot(folder, laptop, wire, self.kind, room, self.wanted.keep)
-            return stack.enter_context(ALL[name].settled(lot))
-        except (OSError, subprocess.CalledProcessError) as error:
-            self._note(self.steps[0], name, Figures(exit=1, said=f"cannot begin: {error}"))
-            return None
-
     def _do(self, step: Step, tool: Tool, *, measured: bool) -> None:
         restoring = step.act.startswith("restore")
         if restoring and not measured:
             return
         with contextlib.ExitStack() as stack:
-            if not restoring:
-                to = None
-            else:
+            to = None
+            if restoring:
                 to = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=tool.place.folder)))
             argv = self._command(step, tool, to)
             if argv is None:

@@ -27,6 +27,8 @@ class Tool(ABC):
     how: ClassVar[str]
     """How it is driven, as the report says it."""
     pushes: ClassVar[bool] = False
+    history: ClassVar[bool] = True
+    """Whether it keeps more than one state, so that one can expire."""
     program: ClassVar[Argv]
     """A call of it that does nothing."""
     package: ClassVar[str] = ""

@@ -17,6 +17,7 @@ class Mirror(Tool):
 
     name = "rsync-mirror"
     how = "`rsync -aHAX --numeric-ids --delete` into one directory; keeps no history"
+    history = False
     program: ClassVar[Argv] = ["rsync", "--version"]
     package = "rsync"
 
