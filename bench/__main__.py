@@ -76,7 +76,7 @@ def main() -> None:
 )
 def run_(**given: Any) -> None:
     """Measure; what is in the results file already is not measured again."""
-    _check_machine()
+    _check_machine(given["tools"])
     _retire()
     size = _size(given)
     tools = []
@@ -120,13 +120,13 @@ def report_(size: str, results: Path | None, docs: Path) -> None:
         click.echo(str(path))
 
 
-def _check_machine() -> None:
+def _check_machine(tools: list[str]) -> None:
     """Refuse to begin where it could not work, with what to do."""
     if os.geteuid() != 0:
         raise click.UsageError(
             "Mounting disks and limiting memory need root: run it as root, or `make bench`"
         )
-    wanted = [*NEEDED, *(tool.program[0] for tool in ALL.values())]
+    wanted = [*NEEDED, *(ALL[name].program[0] for name in tools)]
     gone = sorted({each for each in wanted if not shutil.which(each)})
     if gone:
         raise click.UsageError(
