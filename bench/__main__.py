@@ -19,7 +19,8 @@ sys.path[:0] = [str(TOP / "files/flashback/tests"), str(TOP / "files/flashback/b
 
 from limits import describe_machine  # noqa: E402
 
-from bench.data import SIZES, Size  # noqa: E402 - found through the lines above
+from bench import report  # noqa: E402 - found through the lines above
+from bench.data import SIZES, Size  # noqa: E402
 from bench.results import Results, records  # noqa: E402
 from bench.run import PHASES, Wanted, run  # noqa: E402
 from bench.tools import ALL  # noqa: E402
@@ -114,8 +115,6 @@ def report_(size: str, results: Path | None, docs: Path) -> None:
     source = results or RESULTS / f"{size}.jsonl"
     if not source.exists():
         raise click.UsageError(f"There are no results in {source}: `make bench SIZE={size}` measures them")
-    from bench import report  # noqa: PLC0415 - the charts need a package that measuring does not
-
     for path in report.write(source, docs):
         click.echo(str(path))
 

@@ -55,7 +55,7 @@ def draw(folder: Path, fs: str, table: Table) -> list[Path]:
         there = [phase for phase in phases if phase in table]
         if there:
             made.append(folder / f"{fs}-{name}.svg")
-            charts.bars(made[-1], f"{title}, {fs}", table, there)
+            charts.phases(made[-1], f"{title}, {fs}", table, there)
     made.append(folder / f"{fs}-split.svg")
     charts.split(made[-1], f"Where our processor time goes, {fs}", table)
     return made

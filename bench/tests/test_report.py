@@ -105,6 +105,7 @@ def test_the_pages_have_every_program_and_no_place_left_open(tmp_path: Path) -> 
     for name in ("ext4-first.svg", "ext4-split.svg"):
         assert f"performance/{name}" in page
         assert (tmp_path / "docs/performance" / name).exists()
+    assert ">1.00</text>" in (tmp_path / "docs/performance/ext4-first.svg").read_text()
 
 
 def test_the_same_results_make_the_same_files(tmp_path: Path) -> None:
