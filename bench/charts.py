@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from bench.figures import OURS, Spread, Table, engine_share
+from bench.results import IDLE
 
 COLOURS = ("#3b6ea8", "#c98a2b")
 # In pixels. The labels stand left of the bars, the values right.
@@ -53,8 +54,8 @@ def split(path: Path, title: str, table: Table) -> None:
     rows: list[Row] = []
     for phase, cells in table.items():
         for tool in OURS:
-            # The sum of many days would make all others small.
-            if phase == "month" or tool not in cells or not cells[tool].figures:
+            # The sum of many days would make all others small; idle work has a table of its own.
+            if phase == "month" or phase.startswith(IDLE) or tool not in cells or not cells[tool].figures:
                 continue
             own, others = engine_share(cells[tool])
             bars = [Bar(0.0, own, 0), Bar(own, own + others, 1, f"{own:.2f} + {others:.2f}")]

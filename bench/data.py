@@ -121,6 +121,7 @@ class Home:
     def change(self, top: Path, day: int) -> None:
         """Modify 1 %, add 0.5 %, delete 0.5 %, rename a folder, write 1/300 of the disk image."""
         rng = random.Random(f"{self.seed} day {day}")  # noqa: S311 - as above
+        before = _folder_times(top)
         share = max(1, len(self._files) // 200)
         for name in rng.sample(self._files, share):
             (top / name).unlink()
@@ -135,6 +136,10 @@ class Home:
             (top / name).chmod(rng.choice((0o600, 0o640, 0o644)))
         self._rename_folder(top, rng, day)
         self._write_image(top / IMAGE, rng, day)
+        # Else all folders would have changed just now, as if the day's work had been done in a second.
+        for folder, time in sorted(_folder_times(top).items()):
+            if time != before.get(folder):
+                _stamp(folder, rng, day)
 
     def names(self) -> list[str]:
         """Return the names of all files below the top, sorted, without the disk image."""
@@ -266,6 +271,12 @@ def _text(rng: random.Random) -> bytes:
     words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(5000)]
     weights = [1 / (rank + 1) for rank in range(len(words))]
     return " ".join(rng.choices(words, weights, k=TEXT_SIZE // 4)).encode()[:TEXT_SIZE]
+
+
+def _folder_times(top: Path) -> dict[Path, int]:
+    """Return the time of each folder below the top, nanoseconds."""
+    found = (Path(folder) for folder, _, _ in os.walk(top) if folder != str(top))
+    return {folder: folder.stat().st_mtime_ns for folder in found}
 
 
 def _stamp(path: Path, rng: random.Random, day: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import charts
 from bench.figures import OURS, Cell, Spread, Table, ahead, engine_share, ours, ratio, tables
-from bench.results import records
+from bench.results import IDLE, records
 from bench.tools import ALL
 
 WORDS = Path(__file__).with_name("words.md")
@@ -80,6 +80,7 @@ def page(machines: list[dict[str, Any]], made: dict[str, Table], source: str) ->
         "versions": ", ".join(f"{name} {version}" for name, version in newest["versions"].items()),
         "programs": "\n".join(f"| {name} | {tool.how} |" for name, tool in ALL.items()),
         "summaries": "\n".join(summary(fs, table) for fs, table in made.items()),
+        "idle": "\n".join(idle(made)),
         "restored": "\n".join(restored(made)),
         "split": "\n".join(split(made)),
         "ahead": "\n".join(
@@ -95,7 +96,7 @@ def page(machines: list[dict[str, Any]], made: dict[str, Table], source: str) ->
 
 def summary(fs: str, table: Table) -> str:
     """Return one file system's table of times, and its charts."""
-    phases = list(table)
+    phases = [phase for phase in table if not phase.startswith(IDLE)]
     tools = [name for name in ALL if any(name in row for row in table.values())]
     rounds = max(cell.rounds for row in table.values() for cell in row.values())
     of = f"median of {rounds} rounds" if rounds > 1 else "one round"
@@ -159,6 +160,20 @@ def _spread(value: Spread) -> str:
     return f"{value.median:.2f} ({value.least:.2f}-{value.most:.2f})"
 
 
+def idle(made: dict[str, Table]) -> Iterator[str]:
+    """Yield a line for each phase about what ours did by itself after the backup."""
+    for fs, table in made.items():
+        for phase, row in table.items():
+            for tool, cell in row.items():
+                if not phase.startswith(IDLE) or not cell.figures:
+                    continue
+                names = ("wall_s", "server_cpu_s"), ("peak_anonymous", "disk_read", "disk_written")
+                seconds = (f"{cell.figures[name].median:.2f}" for name in names[0])
+                amounts = (f"{cell.figures[name].median / 1e6:.1f}" for name in names[1])
+                after = phase.removeprefix(IDLE)
+                yield f"| {fs} | {after} | {tool} | {' | '.join((*seconds, *amounts))} |"
+
+
 def restored(made: dict[str, Table]) -> Iterator[str]:
     """Yield a line for each program about what it gave back."""
     for tool in ALL:
@@ -183,7 +198,7 @@ def split(made: dict[str, Table]) -> Iterator[str]:
     for fs, table in made.items():
         for phase, row in table.items():
             for tool in OURS:
-                if tool not in row or not row[tool].figures:
+                if phase.startswith(IDLE) or tool not in row or not row[tool].figures:
                     continue
                 own, others = engine_share(row[tool])
                 programs = row[tool].programs
@@ -198,7 +213,8 @@ def split(made: dict[str, Table]) -> Iterator[str]:
 def overtaken(table: Table, measures: Sequence[tuple[str, str, float, str]]) -> Iterator[str]:
     """Yield a line for each figure in which another program is clearly ahead of ours."""
     for phase, row in table.items():
-        base = ours(row)
+        # What only ours does has nobody beside it.
+        base = None if phase.startswith(IDLE) else ours(row)
         for measure, name, unit, word in measures:
             better = ahead(row, measure)
             if base is None or not better:

@@ -11,6 +11,9 @@ from typing import Any
 
 from bench.measure import Figures
 
+# Before the name of a phase: what a program did by itself after its backup.
+IDLE = "idle-"
+
 
 @dataclass(frozen=True)
 class Key:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limits import cold
@@ -22,7 +22,7 @@ from bench import compare
 from bench.data import DataSet, Empty, Home, Size
 from bench.measure import Figures, Wire
 from bench.places import Client, Lot, client
-from bench.results import Key, Results
+from bench.results import IDLE, Key, Results
 from bench.tools import ALL
 from bench.tools.base import Argv, Tool
 
@@ -202,6 +202,8 @@ class Round:
             more = {}
             if step.act == "restore-all" and to is not None and figures.exit == 0:
                 more = {"differs": compare.differing(self._tree(tool), tool.restored(to))}
+            if figures.exit == 0 and step.act in ("backup", "daily"):
+                self._rest(step, tool, measured=measured)
             if measured:
                 self._note(step, tool.name, figures, **more)
         if figures.exit:
@@ -210,6 +212,14 @@ class Round:
             tool.made += 1
         elif step.act == "expire":
             tool.made -= 1
+
+    def _rest(self, step: Step, tool: Tool, *, measured: bool) -> None:
+        """Let the program do what it does by itself after a backup."""
+        argv = tool.rest()
+        if argv is not None:
+            figures = self._measure(replace(step, cold=False), tool, argv)
+            if measured:
+                self._note(replace(step, phase=f"{IDLE}{step.phase}"), tool.name, figures)
 
     def _command(self, step: Step, tool: Tool, to: Path | None) -> Argv | None:
         if to is not None:
@@ -238,7 +248,7 @@ class Round:
     def _note(self, step: Step, name: str, figures: Figures, **more: object) -> None:
         self.results.note(self._key(step, name), figures, **more)
         outcome = f"{figures.wall_s:8.2f} s" if figures.exit == 0 else f"FAILED: {figures.said[-200:]}"
-        self.say(f"round {self.number}, {self.kind}, {step.phase:14} day {step.day:2}  {name:20} {outcome}")
+        self.say(f"round {self.number}, {self.kind}, {step.phase:18} day {step.day:2}  {name:20} {outcome}")
 
     @staticmethod
     def _recover(tool: Tool) -> None:

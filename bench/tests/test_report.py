@@ -108,6 +108,15 @@ def test_the_pages_have_every_program_and_no_place_left_open(tmp_path: Path) -> 
     assert ">1.00</text>" in (tmp_path / "docs/performance/ext4-first.svg").read_text()
 
 
+def test_idle_work_stands_apart_and_is_compared_with_nobody(tmp_path: Path) -> None:
+    runs = [run("flashback-full", 4.0), run("flashback-full", 7.0, phase="idle-day"), run("borg", 5.0)]
+    report.write(written(tmp_path, runs), tmp_path / "docs")
+    page = (tmp_path / "docs/performance.md").read_text()
+    assert "| ext4 | day | flashback-full | 7.00 | 3.50 |" in page
+    assert "idle-day" not in page
+    assert "idle-day" not in (tmp_path / "docs/performance/ext4-split.svg").read_text()
+
+
 def test_the_same_results_make_the_same_files(tmp_path: Path) -> None:
     source = written(tmp_path, [run("flashback-full", 4.0, phase="first"), run("borg", 3.0, phase="first")])
     first = [path.read_bytes() for path in report.write(source, tmp_path / "one")]

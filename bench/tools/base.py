@@ -73,6 +73,10 @@ class Tool(ABC):
         """Return what makes a backup and lets go of more than `keep`."""
         return self.backup()
 
+    def rest(self) -> Argv | None:
+        """Return what it does by itself between two backups, measured apart, if it does anything."""
+        return None
+
     @abstractmethod
     def expire(self) -> Argv | None:
         """Return what deletes the oldest backup and frees its room."""

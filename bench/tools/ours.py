@@ -28,7 +28,9 @@ class Full(Tool):
         for name in ("id", "known_hosts"):
             (place.folder / name).symlink_to(place.client.rig.top / name)
         settings = f"{{period: 1d, keep: {place.keep}, detect: {self.detect}}}"
-        self._rig.configure(settings if knows_detect() else f"{{period: 1d, keep: {place.keep}}}")
+        # A night's share of reading again, and drills, would fall into the work of some backup.
+        rare = "verify: {at: '23:59', drill_every: 3650d}\n"
+        self._rig.configure(settings if knows_detect() else f"{{period: 1d, keep: {place.keep}}}", rare)
         self._flashback = [*CLI, "-c", str(self._rig.config)]
 
     def warm(self) -> Argv:
@@ -38,6 +40,10 @@ class Full(Tool):
     def backup(self) -> Argv:
         """Return the command that a person would give."""
         return [*self._flashback, "backup", "laptop"]
+
+    def rest(self) -> Argv:
+        """Return what the daemon starts after a backup: checksums, what makes the next one quick."""
+        return ["nice", "-n", "19", "ionice", "-c", "3", *self._flashback, "chores"]
 
     def expire(self) -> Argv:
         """Return what asks the store for it, as the engine does after a backup."""
