@@ -58,7 +58,7 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ansible-lint --profile production --offline --strict
 	@ruff check . $(SCRIPTS)
 	@ruff format --check . $(SCRIPTS)
-	@mypy files/flashback/src files/workbench files/ansible tests molecule
+	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
 	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run
 
 .PHONY: test-engine
@@ -69,9 +69,18 @@ test-engine: setup ## Test the backup engine
 bench-engine: setup ## Measure the engine's own limits (memory, idle work, overhead)
 	@$(AS_ROOT) python files/flashback/bench/limits.py
 
+# SIZE=small is a quick look; BENCH=... takes any options of `python -m bench run`.
+SIZE := full
+BENCH :=
+.PHONY: bench
+bench: setup ## Measure the engine beside other backup programs
+	@files/workbench/install-debian-packages bench
+	@$(AS_ROOT) python -m bench run --size $(SIZE) $(BENCH)
+	@python -m bench report --size $(SIZE)
+
 .PHONY: test-project
 test-project: setup ## Test the workbench's tools and what is true of all roles
-	@pytest files/workbench/tests tests/project
+	@pytest files/workbench/tests tests/project bench/tests
 
 .PHONY: test-roles
 test-roles: setup ## Test the roles in two containers
