@@ -1,7 +1,7 @@
-"""Find snapshots and give files back from them.
+"""Give files back: copy what was chosen to a directory of this machine or to another machine.
 
-An rsync from one complete snapshot into a directory, here or on a client.  What is known to be damaged is
-said, never passed over.  The sacred rule: nothing is ever written to the backup disk, and it holds for
+An rsync from one complete snapshot.  What is known to be damaged, or could not be read, is named and
+never passed over.  The sacred rule: nothing is ever written to the backup disk, and it holds for
 targets reached by a link or a mount too; and nothing is ever deleted at the target.
 """
 
@@ -10,48 +10,46 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
-from flashback import disk, process, reach, transfer
+from flashback import picking, process, reach, transfer
 from flashback.errors import FlashbackError, NotNowError, UsageError
-from flashback.model import SUSPECT, Config, Job, Progress, Snapshot, snapshot_time
-from flashback.store import open_store
+from flashback.model import Config, Job, Progress
+from flashback.picking import Chosen
 
 LONG = 7 * 86400.0
+# A restore of at most so many entries and bytes is checked without being told to: seconds even on a plug.
+CHEAP_ENTRIES = 1000
+CHEAP_BYTES = 32_000_000
+# Faults that are kept; of more only the first matter.
+KEPT = 1000
 # user@host:/folder, with an IPv6 address in brackets. What begins with a dash would be an option of ssh.
 _PLACE = re.compile(
     r"(?:(?P<user>[A-Za-z_][\w.-]*)@)?(?P<host>[A-Za-z0-9][\w.-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<folder>/.*))?"
 )
-# The line of a dry run that names an entry begins with this.
+# The line of a run of rsync that names an entry begins with this.
 _ENTRY = "entry: "
+# rsync gives up where a path with that of the snapshot before it is longer than 4096 bytes; tar does not.
+_TOO_LONG = "File name too long"
+_TOO_DEEP = "what lies too deep for rsync can be had with --as tar"
+# rsync's own last line only repeats the exit status.
+_SUMMARY = "rsync error:"
+# rsync(1), --itemize-changes: where each of these letters stands.
+_ITEMS = (
+    (2, "c", "content"),
+    (3, "s", "content"),
+    (4, "t", "time"),
+    (5, "p", "mode"),
+    (6, "o", "owner"),
+    (7, "g", "owner"),
+    (9, "a", "xattr"),
+    (10, "x", "xattr"),
+)
 
 Show = Callable[[Progress], None] | None
-Missing = Callable[[Snapshot], list[bytes]]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What is to be given back: a snapshot, the paths in it, and which of its files are damaged."""
-
-    snapshot: Snapshot
-    sources: tuple[str, ...]
-    damaged: tuple[bytes, ...] = ()
-
-    def whole(self) -> None:
-        """Raise NotNowError when the snapshot expired meanwhile: it may have been read half deleted.
-
-        An expiring snapshot loses its name before its first file, so one that bears it is whole.
-        """
-        if not self.snapshot.path.is_dir():
-            raise NotNowError(
-                f"{self.snapshot.path} expired while it was read",
-                "What was written is not complete; try again",
-            )
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,16 @@ class Options:
     checksum: bool = False
     """Whether files that are already there are compared by content, not by size and time."""
     dry_run: bool = False
-    check: bool = False
+    check: bool | None = None
+    """Whether what was restored is compared afterwards; None is yes when that is cheap."""
     on_progress: Show = None
     on_entry: Callable[[str], None] | None = None
     """Gets each entry of a dry run, as rsync shows it."""
+
+    def checks(self, made: Outcome) -> bool:
+        """Return whether this restore is to be checked."""
+        cheap = made.files <= CHEAP_ENTRIES and made.bytes <= CHEAP_BYTES
+        return not self.dry_run and (cheap if self.check is None else self.check)
 
 
 @dataclass(frozen=True)
@@ -82,42 +86,15 @@ class Outcome:
     checked: bool = False
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
-    """What is not as in the snapshot: damaged on the backup disk, or found by the check."""
+    """What is not as in the snapshot: damaged on the backup disk, not readable, or found by the check."""
 
     @property
     def sentence(self) -> str:
         """Return it for a person."""
-        would, checked = "would be " if self.dry_run else "", ", compared and equal" if self.checked else ""
+        would = "would be " if self.dry_run else ""
+        checked = ", compared and equal" if self.checked and not self.faults else ""
         counts = f"{self.files} entries, {self.bytes} bytes"
-        return (
-            f"{counts} {would}restored from {self.snapshot} to {self.place}{'' if self.faults else checked}"
-        )
-
-
-def listing(config: Config, target: str | None) -> list[tuple[str, Snapshot]]:
-    """Return (job, snapshot) for everything on the disk that the target names, oldest first.
-
-    The disk is read, not the configuration: a client taken out of it keeps its snapshots.
-    """
-    store = open_store(config.data_dir)
-    found = []
-    for job in stored_jobs(config, target):
-        found += [(job.name, snapshot) for snapshot in store.snapshots(job)]
-    if target is not None and not found:
-        raise UsageError(f"There is no snapshot of {target}", "`flashback snapshots` lists them all")
-    return found
-
-
-def stored_jobs(config: Config, target: str | None) -> list[Job]:
-    """Return a job for every label directory on the disk that the target names."""
-    wanted = [] if target is None else target.strip("/").split("/")
-    jobs = []
-    for path in sorted(config.data_dir.glob("[A-Za-z0-9]*/[A-Za-z0-9]*/[A-Za-z0-9]*")):
-        names = path.relative_to(config.data_dir).parts
-        if list(names[: len(wanted)]) == wanted and path.is_dir():
-            host, volume, label = names
-            jobs.append(Job(host, volume, label, source="/", addresses=()))
-    return jobs
+        return f"{counts} {would}restored from {self.snapshot} to {self.place}{checked}"
 
 
 def restore(config: Config, chosen: Chosen, to: Path, options: Options) -> Outcome:
@@ -125,19 +102,22 @@ def restore(config: Config, chosen: Chosen, to: Path, options: Options) -> Outco
     _check_target(config, chosen, to, options)
     if not options.dry_run:
         to.mkdir(parents=True, exist_ok=True)
-    made = _copy(chosen, f"{to.resolve()}/", {}, options)
-    notes = made.notes
-    if os.geteuid() != 0:
-        notes += ("owners are not kept, for only root may give files away",)
-    made = dataclasses.replace(made, place=str(to), notes=notes)
-    if not options.check or options.dry_run:
+    made = dataclasses.replace(_copy(chosen, f"{to.resolve()}/", {}, options), place=str(to))
+    owners = os.geteuid() == 0
+    if not owners:
+        made = _noted(made, "owners are not kept, for only root may give files away")
+    if not options.checks(made):
         return made
+    # What is compared is to come from the disk.
     done = process.run(["sync", "--file-system", str(to)], timeout=LONG)
     if done.code != 0:
         raise FlashbackError(f"{to} cannot be synced: {' '.join(done.stderr.split())}")
-    found = tuple(_faults(chosen, to))
-    chosen.whole()
-    return dataclasses.replace(made, checked=True, faults=made.faults + found)
+    from flashback import proof  # noqa: PLC0415 - only a check needs it
+
+    try:
+        return _checked(made, proof.faults(config, chosen, to.resolve(), owners=owners))
+    except FlashbackError as error:
+        raise type(error)(f"{made.sentence}, but not checked: {error.what}", error.hint) from None
 
 
 def send(config: Config, chosen: Chosen, job: Job, folder: str, options: Options) -> Outcome:
@@ -156,14 +136,20 @@ def send(config: Config, chosen: Chosen, job: Job, folder: str, options: Options
     if found.kind is not reach.Kind.REACHABLE:
         raise FlashbackError(f"{job.host} cannot be trusted: {found.reason}")
     address = f"[{found.address}]" if ":" in found.address else found.address
-    env = {"RSYNC_RSH": transfer.shell(config, job, config.restore_key)}
-    made = _copy(chosen, f"{job.user}@{address}:{folder.rstrip('/')}/", env, options, _allowed(config, job))
-    notes = made.notes
+    place, env = (
+        f"{job.user}@{address}:{folder.rstrip('/')}/",
+        {"RSYNC_RSH": transfer.shell(config, job, config.restore_key)},
+    )
+    made = _copy(chosen, place, env, options, _allowed(config, job))
+    made = dataclasses.replace(made, place=f"{job.host}:{folder}")
     if not options.overwrite:
-        notes += ("files that were there already were left as they are; --overwrite replaces them",)
+        made = _noted(made, "files that were there already were left as they are; --overwrite replaces them")
     if job.user != "root":
-        notes += (f"owners are kept only as far as {job.user} may set them",)
-    return dataclasses.replace(made, place=f"{job.host}:{folder}", notes=notes)
+        made = _noted(made, f"owners are kept only as far as {job.user} may set them")
+    # Without overwriting, what was left as it was is no fault: then only a check that was asked for tells.
+    if options.checks(made) and (options.check or options.overwrite):
+        return _checked(made, _differing_there(chosen, place, env))
+    return made
 
 
 def machine(config: Config, text: str, port: int | None = None) -> tuple[Job, str | None]:
@@ -197,68 +183,68 @@ def origin(config: Config, target: str) -> str:
     return found
 
 
-def choose(
-    config: Config, target: str, paths: Sequence[str], name: str, missing: Missing | None = None
-) -> Chosen:
-    """Return the snapshot that is meant, and the paths in it; refuse what is not there."""
-    disk.require(config)
-    snapshot = pick(config, target, name)
-    lost = missing(snapshot) if missing is not None else damaged(config, snapshot)
-    sources = tuple(_inside(snapshot.path, path, lost) for path in paths) or (".",)
-    beneath = [each for each in lost if any(_holds(source, each) for source in sources)]
-    return Chosen(snapshot, sources, tuple(sorted(beneath)))
+def refuse_backup_disk(config: Config, folder: Path) -> None:
+    """Refuse a folder that lies on the backup disk, by its name, a link or another mount."""
+    if folder.resolve().is_relative_to(config.data_dir.resolve()):
+        raise UsageError(
+            f"{folder} is on the backup disk", "Snapshots are never written to; name another directory"
+        )
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if existing.stat().st_dev == config.data_dir.stat().st_dev and os.path.ismount(config.data_dir):
+        raise UsageError(f"{folder} is on the backup disk", "Name a directory on another disk")
 
 
-def damaged(config: Config, snapshot: Snapshot) -> list[bytes]:
-    """Return the paths in a snapshot that are known to be damaged and could not be healed.
-
-    Such a file either lost its name there, or the disk cannot read it. The list is opened for reading only.
-    """
-    place = config.data_dir / disk.META / "verify.db"
-    if not place.is_file():
-        return []
-    from flashback.ledger import Ledger  # noqa: PLC0415 - the daemon has no need of it here
-
-    host, volume, label = snapshot.path.parent.relative_to(config.data_dir).parts
-    try:
-        with closing(sqlite3.connect(f"{place.as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            found = [each for each in Ledger(db).damage() if (each.host, each.volume) == (host, volume)]
-    except sqlite3.Error as error:
-        raise FlashbackError(
-            f"The list of damaged files cannot be read: {error}", "`flashback damage` sets a broken one aside"
-        ) from None
-    own = (label, snapshot.path.name)
-    return [place.path for each in found for place in each.places if (place.label, place.snapshot) == own]
-
-
-def _holds(source: str, path: bytes) -> bool:
-    return source == "." or path == os.fsencode(source) or path.startswith(os.fsencode(source) + b"/")
+# --- rsync -------------------------------------------------------------------------------------------------
 
 
 def _copy(
     chosen: Chosen, place: str, env: dict[str, str], options: Options, allowed: str | None = None
 ) -> Outcome:
+    """Run the copying rsync; without an environment for ssh it copies on this machine."""
+    words = ["--ignore-existing"] if env and not options.overwrite else []
+    words += ["--checksum"] if options.checksum else []
+    listen = None
+    if options.dry_run:
+        words += ["--dry-run", "--info=stats2", f"--out-format={_ENTRY}%n%L"]
+        listen = _entries(options.on_entry) if options.on_entry else None
+    else:
+        words.append("--info=progress2,stats2")
+        listen = transfer.Meter(options.on_progress).feed if options.on_progress else None
+    done = _rsync(chosen, place, env, words, listen)
+    if done.code not in (0, transfer.PARTIAL):
+        raise _failure(done, allowed)
+    chosen.whole()
+    # What could not be read or written is named by rsync; the rest has come back.
+    amiss = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(_SUMMARY)]
+    if done.code and not amiss:
+        raise _failure(done, allowed)
+    files, size, written, written_size = (_figure(done.stdout, words) for words in _FIGURES)
+    return Outcome(
+        str(chosen.snapshot.path),
+        place,
+        files,
+        size,
+        written,
+        written_size,
+        dry_run=options.dry_run,
+        notes=(*chosen.notes, *([_TOO_DEEP] if any(_TOO_LONG in each for each in amiss) else [])),
+        faults=(*chosen.faults, *amiss),
+    )
+
+
+def _rsync(
+    chosen: Chosen,
+    place: str,
+    env: dict[str, str],
+    words: Sequence[str],
+    listen: Callable[[str], None] | None,
+) -> process.Finished:
     # With --relative a path keeps its directories: `etc/hosts` becomes TO/etc/hosts.
     # A client's rrsync lets no window for times through; files of one size and second count as equal there.
     argv = ["rsync", *(transfer.EVERYTHING if env else transfer.KEEP_ALL), *transfer.attribute_filters()]
-    argv += ["--relative", "--no-h"]
-    if env and not options.overwrite:
-        argv.append("--ignore-existing")
-    if options.checksum:
-        argv.append("--checksum")
-    if options.dry_run:
-        argv += ["--dry-run", "--info=stats2", f"--out-format={_ENTRY}%n%L"]
-    else:
-        argv.append("--info=progress2,stats2")
-    argv += ["--", *(f"./{source}" if source != "." else "./" for source in chosen.sources), place]
-    done = process.run(argv, cwd=chosen.snapshot.path, timeout=LONG, env=env, on_output=_listener(options))
-    if done.code != 0:
-        raise _failure(done, allowed)
-    chosen.whole()
-    lost = tuple(f"damaged on the backup disk: {shown(each)}" for each in chosen.damaged)
-    files, size, written, written_size = (_figure(done.stdout, words) for words in _FIGURES)
-    figures = (files, size, written, written_size)
-    return Outcome(str(chosen.snapshot.path), place, *figures, options.dry_run, faults=lost)
+    argv += ["--relative", "--no-h", *words, "--"]
+    argv += [f"./{source}" if source != "." else "./" for source in chosen.sources]
+    return process.run([*argv, place], cwd=chosen.snapshot.path, timeout=LONG, env=env, on_output=listen)
 
 
 _FIGURES = (
@@ -274,12 +260,9 @@ def _figure(text: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _listener(options: Options) -> Callable[[str], None] | None:
-    if not options.dry_run:
-        return transfer.Meter(options.on_progress).feed if options.on_progress else None
-    if options.on_entry is None:
-        return None
-    rest, tell = "", options.on_entry
+def _entries(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what takes rsync's output in pieces and tells each entry that it names."""
+    rest = ""
 
     def feed(text: str) -> None:
         nonlocal rest
@@ -308,102 +291,41 @@ def _allowed(config: Config, job: Job) -> str:
     return f"May the key write there? In authorized_keys of {job.user}: {allowed}"
 
 
-def _faults(chosen: Chosen, to: Path) -> Iterator[str]:
-    from flashback import diff  # noqa: PLC0415 - only a check needs it
-
-    damaged = set(chosen.damaged)
-    for source in chosen.sources:
-        for each in diff.faults(str(chosen.snapshot.path), str(to.resolve()), source):
-            path = os.fsencode(each.path)
-            # What was already said is not said twice.
-            if path not in damaged:
-                yield f"{'missing' if each.kind == 'removed' else each.what + ' differs'}: {shown(path)}"
+# --- the check ---------------------------------------------------------------------------------------------
 
 
-def shown(path: bytes) -> str:
-    """Return a path on one line: bytes that are no printable text are written as `\\xNN`."""
-    from flashback.ledger import shown as visible  # noqa: PLC0415 - as above
-
-    return visible(path)
+def _noted(made: Outcome, note: str) -> Outcome:
+    return dataclasses.replace(made, notes=(*made.notes, note))
 
 
-def pick(config: Config, target: str, name: str) -> Snapshot:
-    """Return the snapshot of HOST/VOLUME[/LABEL] that a name, `latest`, a day or `before DAY` stands for."""
-    if target.strip("/").count("/") < 1:
-        raise UsageError(f"{target} names a whole client", "Name HOST/VOLUME or HOST/VOLUME/LABEL")
-    if name.startswith(SUSPECT):
-        found = [
-            each for job in stored_jobs(config, target) for each in open_store(config.data_dir).suspects(job)
-        ]
-        return _only([each for each in found if each.name == name], found, target, name)
-    found = sorted((snapshot for _, snapshot in listing(config, target)), key=lambda each: each.taken)
-    if name == "latest":
-        return found[-1]
-    if name.startswith("before "):
-        return _before(found, _day(name.removeprefix("before ").strip()), target)
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", name):
-        day = _day(name).date()
-        on_it = [each for each in found if each.taken.astimezone().date() == day]
-        return on_it[-1] if on_it else _only([], found, target, name)
-    return _only([each for each in found if each.taken == snapshot_time(name)], found, target, name)
+def _checked(made: Outcome, found: Iterable[str]) -> Outcome:
+    """Add what a check found; what was already said is said once."""
+    rest = iter(found)
+    faults = [each for each in islice(rest, KEPT) if each not in made.faults]
+    more = sum(1 for _ in rest)
+    faults += [f"and {more} more"] if more else []
+    return dataclasses.replace(made, checked=True, faults=(*made.faults, *faults))
 
 
-def _only(matching: Sequence[Snapshot], known: Sequence[Snapshot], target: str, name: str) -> Snapshot:
-    if len(matching) > 1:
-        raise UsageError(f"{target} has {len(matching)} snapshots called {name}", "Name the label too")
-    if not matching:
-        names = ", ".join(snapshot.name for snapshot in known[-5:])
-        raise UsageError(
-            f"{target} has no snapshot called {name}", f"The newest are {names}" if names else "There is none"
-        )
-    return matching[0]
+def _differing_there(chosen: Chosen, place: str, env: dict[str, str]) -> list[str]:
+    """Return how the copy on another machine differs: rsync's checksums tell, and nothing is written."""
+    found: list[str] = []
+
+    def tell(line: str) -> None:
+        items, name = line.split(" ", 1)
+        words = dict.fromkeys(word for at, letter, word in _ITEMS if items[at : at + 1].lower() == letter)
+        found.append(f"{', '.join(words)} differs: {name}" if words else f"missing: {name}")
+
+    words = ["--dry-run", "--checksum", f"--out-format={_ENTRY}%i %n"]
+    done = _rsync(chosen, place, env, words, _entries(tell))
+    if done.code not in (0, transfer.PARTIAL):
+        note = transfer.judge(done.code, done.stderr, done.timed_out).note
+        raise FlashbackError(f"Restored, but not checked: {note}")
+    chosen.whole()
+    return found
 
 
-def _day(text: str) -> datetime:
-    """Return the midnight, by the wall clock, with which a day begins."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").astimezone()
-    except (ValueError, OverflowError):
-        raise UsageError(f"`{text}` is not a day", "Write it like --snapshot 'before 2026-11-01'") from None
-
-
-def _before(found: Sequence[Snapshot], moment: datetime, target: str) -> Snapshot:
-    earlier = [snapshot for snapshot in found if snapshot.taken < moment]
-    if not earlier:
-        raise UsageError(
-            f"{target} has no snapshot before {moment:%Y-%m-%d}", f"The oldest is {found[0].name}"
-        )
-    return earlier[-1]
-
-
-def _inside(top: Path, path: str, lost: Sequence[bytes]) -> str:
-    """Return a path relative to the snapshot; refuse one that leaves it, by name or through a link."""
-    relative = os.path.normpath(path.lstrip("/") or ".")
-    if ".." in path.split("/"):
-        raise UsageError(f"{path} leaves the snapshot", "Name paths as they are below the volume")
-    if relative == ".":
-        return relative
-    if os.fsencode(relative) in lost and not os.path.lexists(top / relative):
-        raise FlashbackError(f"{path} is damaged and lost in this snapshot", "`flashback find` lists others")
-    # By way of a link inside the snapshot: rsync would write through the copy of the link.
-    parent = (top / relative).parent.resolve()
-    if not parent.is_relative_to(top.resolve()):
-        raise UsageError(f"{path} leads out of the snapshot through a link", "Name the link's target instead")
-    relative = str((parent / Path(relative).name).relative_to(top.resolve()))
-    if not os.path.lexists(top / relative):
-        raise UsageError(f"{path} is not in {top}", "Paths are relative to the volume")
-    return relative
-
-
-def refuse_backup_disk(config: Config, folder: Path) -> None:
-    """Refuse a folder that lies on the backup disk, by its name, a link or another mount."""
-    if folder.resolve().is_relative_to(config.data_dir.resolve()):
-        raise UsageError(
-            f"{folder} is on the backup disk", "Snapshots are never written to; name another directory"
-        )
-    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    if existing.stat().st_dev == config.data_dir.stat().st_dev and os.path.ismount(config.data_dir):
-        raise UsageError(f"{folder} is on the backup disk", "Name a directory on another disk")
+# --- the target --------------------------------------------------------------------------------------------
 
 
 def _check_target(config: Config, chosen: Chosen, to: Path, options: Options) -> None:
@@ -427,6 +349,4 @@ def _check_target(config: Config, chosen: Chosen, to: Path, options: Options) ->
 
 def _meet(one: str, other: str) -> bool:
     """Return whether one of two relative paths holds the other."""
-    if "." in (one, other):
-        return True
-    return Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+    return picking.holds(one, other) or picking.holds(other, one)

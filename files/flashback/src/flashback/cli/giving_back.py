@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from flashback import config as configuration
+from flashback.cli.completing import targets
 from flashback.errors import FlashbackError, UsageError
 from flashback.model import Config, Progress
 
 if TYPE_CHECKING:
+    from flashback.gauge import Gauge
     from flashback.model import Snapshot
-    from flashback.restore import Chosen
+    from flashback.picking import Chosen
+    from flashback.restore import Outcome
 
 # Seconds between two lines of progress where there is no terminal.
 SELDOM = 10.0
@@ -28,7 +31,7 @@ SHOWN = 20
 
 
 @click.command()
-@click.argument("target", metavar="HOST/VOLUME[/LABEL]")
+@click.argument("target", metavar="HOST/VOLUME[/LABEL]", shell_complete=targets)
 @click.argument("paths", metavar="[PATH...]", nargs=-1)
 @click.option(
     "--to", metavar="DIR", help="Restore into this directory; with --as into this file, - is standard output."
@@ -53,7 +56,11 @@ SHOWN = 20
 @click.option(
     "--checksum", is_flag=True, help="Compare files that are there by content, not by size and time."
 )
-@click.option("--check", is_flag=True, help="Afterwards compare all that was restored with the snapshot.")
+@click.option(
+    "--check/--no-check",
+    default=None,
+    help="Compare what was restored with the checksums of the backup. [default: for small restores]",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only list what would be restored.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
@@ -62,32 +69,16 @@ def restore(path: Path, /, target: str, **given: Any) -> int:
 
     Exit status: 1 when something is damaged, missing or different.
     """
-    from flashback import restore as action  # noqa: PLC0415 - only this command needs it
+    from flashback import picking  # noqa: PLC0415 - only this command needs it
 
     _agree(given)
     loaded = configuration.load(path)
-    chosen = action.choose(loaded, target, given["paths"], given["name"])
-    if given["form"] != "files":
-        return _pack(loaded, chosen, given)
-    options = action.Options(
-        overwrite=given["overwrite"],
-        checksum=given["checksum"],
-        dry_run=given["dry_run"],
-        check=given["check"],
-        on_progress=_progress(),
-        on_entry=None if given["as_json"] else print,
-    )
-    if given["to"] is not None:
-        made = action.restore(loaded, chosen, Path(given["to"]), options)
-    else:
-        named = given["to_host"] or target.strip("/").split("/")[0]
-        job, folder = action.machine(loaded, named, given["port"])
-        folder = given["into"] or folder or action.origin(loaded, target)
-        made = action.send(loaded, chosen, job, folder, options)
-    if given["as_json"]:
-        print(json.dumps(asdict(made)))
-    else:
-        print(made.sentence)
+    chosen = picking.choose(loaded, target, given["paths"], given["name"])
+    made = _copy(loaded, target, chosen, given) if given["form"] == "files" else _pack(loaded, chosen, given)
+    # An archive on standard output leaves no room for words there.
+    said = sys.stderr if given["to"] == "-" else sys.stdout
+    print(json.dumps(asdict(made)) if given["as_json"] else made.sentence, file=said)
+    if not given["as_json"]:
         _tell(made.notes, made.faults)
     return 1 if made.faults else 0
 
@@ -100,10 +91,9 @@ def _agree(given: dict[str, Any]) -> None:
     wrong = [
         ("--into and --port", here and bool(given["into"] or given["port"]), "another machine"),
         ("--as", packed and not here, "--to"),
-        ("--check", given["check"] and (packed or not here), "a directory of this machine"),
         (
-            "--dry-run, --checksum and --json",
-            packed and _any(given, "dry_run", "checksum", "as_json"),
+            "--dry-run, --checksum and --check",
+            packed and bool(given["dry_run"] or given["checksum"] or given["check"]),
             "files",
         ),
         ("--to -", given["to"] == "-" and not packed, "--as tar or --as zip"),
@@ -115,21 +105,73 @@ def _agree(given: dict[str, Any]) -> None:
         raise UsageError(f"{given['into']} is no absolute path", "Begin it with a slash")
 
 
-def _any(given: dict[str, Any], *names: str) -> bool:
-    return any(given[name] for name in names)
+def _copy(loaded: Config, target: str, chosen: Chosen, given: dict[str, Any]) -> Outcome:
+    from flashback import restore as action  # noqa: PLC0415 - only this command needs it
+
+    options = action.Options(
+        overwrite=given["overwrite"],
+        checksum=given["checksum"],
+        dry_run=given["dry_run"],
+        check=given["check"],
+        on_progress=_progress(),
+        on_entry=None if given["as_json"] else print,
+    )
+    if given["to"] is not None:
+        return action.restore(loaded, chosen, Path(given["to"]), options)
+    job, folder = action.machine(loaded, given["to_host"] or target.strip("/").split("/")[0], given["port"])
+    folder = given["into"] or folder or action.origin(loaded, target)
+    return action.send(loaded, chosen, job, folder, options)
+
+
+def _pack(loaded: Config, chosen: Chosen, given: dict[str, Any]) -> Outcome:
+    from flashback import archive, picking  # noqa: PLC0415 - only this command needs it
+    from flashback import restore as action  # noqa: PLC0415
+    from flashback.gauge import Gauge  # noqa: PLC0415
+
+    form, place = given["form"], Path(given["to"])
+    to_pipe = given["to"] == "-"
+    if to_pipe and sys.stdout.isatty():
+        raise UsageError("An archive is not for a terminal", f"Write it to a pipe, or to FILE.{form}")
+    if not to_pipe:
+        action.refuse_backup_disk(loaded, place.parent)
+        archive.refuse(place, overwrite=given["overwrite"])
+    gauge = Gauge(_progress(), picking.size(loaded, chosen))
+    if to_pipe:
+        notes = _write(chosen, form, sys.stdout.buffer, gauge)
+    else:
+        with archive.fresh(place) as file:
+            notes = _write(chosen, form, file, gauge)
+    return action.Outcome(
+        str(chosen.snapshot.path),
+        "standard output" if to_pipe else str(place),
+        gauge.files,
+        gauge.bytes,
+        gauge.files,
+        gauge.bytes,
+        notes=(*chosen.notes, *notes),
+        faults=chosen.faults,
+    )
+
+
+def _write(chosen: Chosen, form: str, file: BinaryIO, gauge: Gauge) -> list[str]:
+    from flashback import archive  # noqa: PLC0415 - only this command needs it
+
+    pack = archive.tar if form == "tar" else archive.zip_
+    try:
+        return pack(chosen, file, gauge)
+    except BrokenPipeError:
+        raise FlashbackError("The archive is not complete: nobody reads it any more") from None
 
 
 def _tell(notes: Sequence[str], faults: Sequence[str]) -> None:
-    for note in notes:
-        print(f"! {note}", file=sys.stderr)
-    for fault in faults[:SHOWN]:
-        print(f"! {fault}", file=sys.stderr)
+    for each in (*notes, *faults[:SHOWN]):
+        print(f"! {each}", file=sys.stderr)
     if len(faults) > SHOWN:
-        print(f"! and {len(faults) - SHOWN} more", file=sys.stderr)
+        print(f"! and {len(faults) - SHOWN} more; --json names them", file=sys.stderr)
 
 
 def _progress() -> Callable[[Progress], None]:
-    """Return what shows the progress: a bar on a terminal, now and then a line elsewhere."""
+    """Return what shows the progress: a line that changes on a terminal, a new one now and then elsewhere."""
     terminal, said = sys.stderr.isatty(), time.monotonic()
 
     def show(progress: Progress) -> None:
@@ -137,60 +179,24 @@ def _progress() -> Callable[[Progress], None]:
         if not terminal and time.monotonic() - said < SELDOM:
             return
         said = time.monotonic()
-        words = _words(progress)
-        if terminal:
-            bar = f"[{'#' * (progress.percent // 5):20}] " if progress.percent else ""
-            print(f"\r\033[K{bar}{words}\r", end="", file=sys.stderr, flush=True)
-        else:
-            print(words, file=sys.stderr, flush=True)
+        parts = [f"{progress.percent:3} %"] if progress.percent else []
+        parts += [
+            f"{progress.files} files",
+            f"{progress.bytes / 1e6:.1f} MB",
+            f"{progress.rate / 1e6:.1f} MB/s",
+        ]
+        if progress.seconds_left is not None:
+            minutes, seconds = divmod(progress.seconds_left, 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
+        begin, end = ("\r\033[K", "\r") if terminal else ("", "\n")
+        print(begin + "  ".join(parts), end=end, file=sys.stderr, flush=True)
 
     return show
 
 
-def _words(progress: Progress) -> str:
-    # Of what rsync has listed so far; an archive has no percentage, for nobody counted it before.
-    parts = [f"{progress.percent:3} %"] if progress.percent else []
-    parts += [f"{progress.bytes / 1e6:.1f} MB", f"{progress.rate / 1e6:.1f} MB/s"]
-    if progress.seconds_left is not None:
-        minutes, seconds = divmod(progress.seconds_left, 60)
-        parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")
-    return "  ".join(parts)
-
-
-def _pack(loaded: Config, chosen: Chosen, given: dict[str, Any]) -> int:
-    from flashback import archive  # noqa: PLC0415 - only this command needs it
-    from flashback import restore as action  # noqa: PLC0415
-
-    form, place = given["form"], Path(given["to"])
-    if given["to"] == "-":
-        if sys.stdout.isatty():
-            raise UsageError("An archive is not for a terminal", f"Write it to a pipe, or to FILE.{form}")
-        notes = _write(chosen, form, sys.stdout.buffer)
-    else:
-        action.refuse_backup_disk(loaded, place.parent)
-        with archive.fresh(place, overwrite=given["overwrite"]) as file:
-            notes = _write(chosen, form, file)
-    print(f"{chosen.snapshot.path} is packed into {place}", file=sys.stderr)
-    faults = [f"damaged on the backup disk: {action.shown(each)}" for each in chosen.damaged]
-    _tell(notes, faults)
-    return 1 if faults else 0
-
-
-def _write(chosen: Chosen, form: str, file: BinaryIO) -> list[str]:
-    from flashback import archive  # noqa: PLC0415 - only this command needs it
-
-    pack = archive.tar if form == "tar" else archive.zip_
-    try:
-        notes = pack(chosen.snapshot.path, chosen.sources, file, _progress())
-    except BrokenPipeError:
-        raise FlashbackError("The archive is not complete: nobody reads it any more") from None
-    chosen.whole()
-    return notes
-
-
 @click.command()
 @click.argument("pattern")
-@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False)
+@click.argument("target", metavar="[HOST[/VOLUME[/LABEL]]]", required=False, shell_complete=targets)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
 def find(path: Path, pattern: str, target: str | None, as_json: bool) -> int:
@@ -223,7 +229,7 @@ def _moment(mtime_ns: int) -> str:
 
 
 @click.command()
-@click.argument("old", metavar="HOST/VOLUME[/LABEL[/SNAPSHOT]]")
+@click.argument("old", metavar="HOST/VOLUME[/LABEL[/SNAPSHOT]]", shell_complete=targets)
 @click.argument("new", metavar="[HOST/VOLUME/LABEL/SNAPSHOT]", required=False)
 @click.option("--from", "one", metavar="SNAPSHOT", help="The older one: a name, a day, 'before 2026-11-01'.")
 @click.option("--to", "other", metavar="SNAPSHOT", help="The newer one. [default: the newest]")
@@ -233,13 +239,13 @@ def _moment(mtime_ns: int) -> str:
 def diff(path: Path, /, old: str, new: str | None, **given: Any) -> int:
     """Say what differs between two snapshots, or between the two newest."""
     from flashback import diff as action  # noqa: PLC0415 - only this command needs it
-    from flashback import disk, find  # noqa: PLC0415
+    from flashback import disk  # noqa: PLC0415
 
     loaded, as_json = configuration.load(path), given["as_json"]
     disk.require(loaded)
     one, other = _two(loaded, old, new, given["one"], given["other"])
     totals: dict[str, dict[str, int]] = {}
-    for each in action.differences(str(one.path), str(other.path), content=given["content"]):
+    for each in action.differences(one.path, other.path, content=given["content"]):
         kind = totals.setdefault(each.kind, {"entries": 0, "bytes": 0})
         kind["entries"] += 1
         kind["bytes"] += each.size
@@ -248,7 +254,6 @@ def diff(path: Path, /, old: str, new: str | None, **given: Any) -> int:
         else:
             origin = f"{_shown(each.origin)} -> " if each.origin else ""
             print(f"{each.what:16} {each.size:>12}  {origin}{_shown(each.path)}")
-    find.present([one, other])
     if as_json:
         print(json.dumps({"old": str(one.path), "new": str(other.path), "totals": totals}))
         return 0
@@ -261,7 +266,7 @@ def _two(
     loaded: Config, old: str, new: str | None, one: str | None, other: str | None
 ) -> tuple[Snapshot, Snapshot]:
     """Return the two snapshots that are meant, the older one first."""
-    from flashback import restore as action  # noqa: PLC0415 - only this command needs it
+    from flashback import picking  # noqa: PLC0415 - only this command needs it
 
     if new is not None:
         if one or other:
@@ -271,26 +276,26 @@ def _two(
         return _one(loaded, old), _one(loaded, new)
     if old.strip("/").count("/") not in (1, 2):
         raise UsageError(f"{old} names no volume and no label", "Name HOST/VOLUME[/LABEL], or two snapshots")
-    last = action.pick(loaded, old, other or "latest")
+    last = picking.pick(loaded, old, other or "latest")
     if one:
-        return action.pick(loaded, old, one), last
-    earlier = sorted(each for _, each in action.listing(loaded, old) if each.taken < last.taken)
+        return picking.pick(loaded, old, one), last
+    earlier = sorted(each for _, each in picking.listing(loaded, old) if each.taken < last.taken)
     if not earlier:
         raise UsageError(f"{old} has only one snapshot", "There is nothing to compare it with")
     return earlier[-1], last
 
 
 def _one(loaded: Config, name: str) -> Snapshot:
-    from flashback import restore as action  # noqa: PLC0415 - only this command needs it
+    from flashback import picking  # noqa: PLC0415 - only this command needs it
 
     label, _, snapshot = name.strip("/").rpartition("/")
     if label.count("/") != 2:
         raise UsageError(f"{name} names no snapshot", "Wanted is HOST/VOLUME/LABEL/2026-11-23T030000Z")
-    return action.pick(loaded, label, snapshot)
+    return picking.pick(loaded, label, snapshot)
 
 
 def _shown(path: str) -> str:
     """Return a path on one line, whatever bytes are in its name."""
-    from flashback.restore import shown  # noqa: PLC0415 - as above
+    from flashback.picking import shown  # noqa: PLC0415 - as above
 
     return shown(path.encode("utf-8", "surrogateescape"))

@@ -87,12 +87,12 @@ def queue(path: Path, as_json: bool) -> int:
 @click.pass_obj
 def snapshots(path: Path, target: str | None, as_json: bool) -> int:
     """List the complete snapshots with their paths, oldest first."""
-    from flashback import disk, restore  # noqa: PLC0415 - only what this command needs
+    from flashback import disk, picking  # noqa: PLC0415 - only what this command needs
     from flashback.model import iso  # noqa: PLC0415
 
     loaded = configuration.load(path)
     disk.require(loaded)
-    found = restore.listing(loaded, target)
+    found = picking.listing(loaded, target)
     if as_json:
         rows = [
             {"job": job, "name": each.name, "taken_at": iso(each.taken), "path": str(each.path)}
