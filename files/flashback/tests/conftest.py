@@ -28,6 +28,7 @@ TOOLS = (
     "mkfs.btrfs",
     "mkfs.xfs",
     "groff",
+    "unzip",
     "/usr/sbin/sshd",
 )
 
@@ -37,7 +38,7 @@ def pytest_sessionstart() -> None:
     if missing:
         pytest.exit(
             f"These tests need {', '.join(missing)}: "
-            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base",
+            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base unzip",
             returncode=4,
         )
     if os.geteuid() != 0:

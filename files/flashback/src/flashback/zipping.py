@@ -1,7 +1,7 @@
 """Write a zip in one go, without ever going back.
 
 PKWARE's APPNOTE 6.3 is the format, with Info-ZIP's fields UT and ux.  The list that ends a zip has a
-record of each file: it is kept packed in a temporary file outside of memory meanwhile.
+record of each file, packed about 40 bytes: it waits in a temporary file, for which TMPDIR names the place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from flashback.compare import attributes, reading
 from flashback.gauge import Gauge
 
 PIECE = 1 << 18
-# Where large temporary files belong: /tmp may be memory.
-ROOM = os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108 - tempfile makes the name
 
 # Sizes and offsets from here on do not fit into the fields of 1989.
 _LARGE = 0xFFFF_FFFF
@@ -42,7 +40,7 @@ class Zip:
         self._target = target
         self._gauge = gauge
         self._offset = self._count = 0
-        self._list = tempfile.TemporaryFile(dir=ROOM)  # noqa: SIM115 - closed at the end of the `with`
+        self._list = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the end of the `with`
         self._packer = zlib.compressobj(1)
         self._lost: Counter[str] = Counter()
 
