@@ -74,11 +74,35 @@ def test_an_archive_that_cannot_be_written_leaves_no_file_that_looks_whole(rig: 
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    script = f"{' '.join(CLI)} -c {rig.config} restore laptop/home --as {form} --to - | head -c 9 >/dev/null"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {script}"], capture_output=True, text=True, check=False
-    )
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+@pytest.mark.parametrize(("size", "reader"), [(3_000_000, "head -c 9"), (3, "true")])
+def test_an_archive_that_nobody_reads_to_its_end_is_no_success(
+    rig: Rig, form: str, size: int, reader: str
+) -> None:
+    (rig.source / "a").write_bytes(os.urandom(size))
+    rig.back_up()
+    command = f"{' '.join(CLI)} -c {rig.config} restore laptop/home --as {form} --to -"
+    script = f"set -o pipefail; {command} | {reader} >{rig.top}/read"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, "is not complete" in done.stderr) == (1, True)
+    assert done.stderr.count("\n") == 1
+
+
+def test_bytes_that_are_held_back_are_not_forgotten_on_a_full_disk(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=True)
+    try:
+        with pytest.raises(OSError, match="No space left"), (tmp_path / "filler").open("wb") as filler:
+            filler.write(bytes(1 << 20))
+        with (
+            pytest.raises(FlashbackError, match=r"home\.tar is not complete: No space left"),
+            archive.fresh(tmp_path / "home.tar") as file,
+        ):
+            file.write(b"held back")
+        assert [path.name for path in tmp_path.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_an_archive_never_reaches_the_backup_disk_nor_replaces_what_is_no_file(rig: Rig) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flashback import process
-from flashback.beside import beneath, opened
+from flashback.beside import beneath, opened, whole
 from flashback.errors import FlashbackError, UsageError
 from flashback.gauge import Gauge
 from flashback.picking import Chosen
@@ -61,8 +61,11 @@ def fresh(place: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         Path(name).rename(place)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        # Closing writes what was held back, which a full disk refuses once more.
+        if isinstance(error, OSError):
+            raise FlashbackError(f"{place} is not complete: {error.strerror}") from None
         raise
 
 
@@ -85,7 +88,7 @@ def tar(chosen: Chosen, target: BinaryIO, gauge: Gauge) -> list[str]:
     finally:
         os.close(inlet)
         pump.join()
-    chosen.whole()
+    whole(chosen.snapshot.path)
     if pump.error is not None:
         raise FlashbackError(f"The archive is not complete: {pump.error}")
     said = [line for line in done.stderr.splitlines() if not line.endswith("socket ignored")]

@@ -26,26 +26,28 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextmanager
 def opened(tops: Sequence[Path]) -> Iterator[list[int]]:
-    """Open the tops of trees; raise NotNowError when one is gone, at the beginning or at the end.
-
-    An expiring snapshot loses its name before its first file: one that bears it at the end was whole.
-    """
+    """Open the tops of trees; raise NotNowError when one is gone, at the beginning or at the end."""
+    for top in tops:
+        whole(top)
     with ExitStack() as stack:
         trees = []
         for top in tops:
-            try:
-                trees.append(open_tree(top))
-            except FileNotFoundError:
-                raise _expired(top) from None
+            trees.append(open_tree(top))
             stack.callback(os.close, trees[-1])
         yield trees
     for top in tops:
-        if not top.is_dir():
-            raise _expired(top)
+        whole(top)
 
 
-def _expired(top: Path) -> NotNowError:
-    return NotNowError(f"{top} expired while it was read", "What was written or shown is not all; try again")
+def whole(top: Path) -> None:
+    """Raise NotNowError when a snapshot expired meanwhile: it may have been read half deleted.
+
+    An expiring snapshot loses its name before its first file, so one that bears it is whole.
+    """
+    if not top.is_dir():
+        raise NotNowError(
+            f"{top} expired while it was read", "What was written or shown is not complete; try again"
+        )
 
 
 def walk(trees: Sequence[int], top: str = "") -> Iterator[tuple[str, Sequence[int]]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flashback import disk
 from flashback.beside import beneath, look, opened
-from flashback.errors import FlashbackError, NotNowError, UsageError
+from flashback.errors import FlashbackError, UsageError
 from flashback.model import SUSPECT, Config, Job, Snapshot, snapshot_time
 from flashback.store import open_store
 
@@ -40,17 +40,6 @@ class Chosen:
     def faults(self) -> tuple[str, ...]:
         """Return what is to be said of the damaged ones, a line each."""
         return tuple(f"damaged on the backup disk: {shown(each)}" for each in self.damaged)
-
-    def whole(self) -> None:
-        """Raise NotNowError when the snapshot expired meanwhile: it may have been read half deleted.
-
-        An expiring snapshot loses its name before its first file, so one that bears it is whole.
-        """
-        if not self.snapshot.path.is_dir():
-            raise NotNowError(
-                f"{self.snapshot.path} expired while it was read",
-                "What was written is not complete; try again",
-            )
 
 
 def choose(config: Config, target: str, paths: Sequence[str], name: str) -> Chosen:

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from flashback import picking, process, reach, transfer
+from flashback.beside import whole
 from flashback.errors import FlashbackError, NotNowError, UsageError
 from flashback.model import Config, Job, Progress
 from flashback.picking import Chosen
@@ -37,6 +38,8 @@ _TOO_LONG = "File name too long"
 _TOO_DEEP = "what lies too deep for rsync can be had with --as tar"
 # rsync's own last line only repeats the exit status.
 _SUMMARY = "rsync error:"
+# rsync(1), EXIT VALUES: an error in reading or writing a file.
+_FILE_IO = 11
 # rsync(1), --itemize-changes: where each of these letters stands.
 _ITEMS = (
     (2, "c", "content"),
@@ -213,7 +216,7 @@ def _copy(
     done = _rsync(chosen, place, env, words, listen)
     if done.code not in (0, transfer.PARTIAL):
         raise _failure(done, allowed)
-    chosen.whole()
+    whole(chosen.snapshot.path)
     # What could not be read or written is named by rsync; the rest has come back.
     amiss = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(_SUMMARY)]
     if done.code and not amiss:
@@ -277,9 +280,14 @@ def _entries(tell: Callable[[str], None]) -> Callable[[str], None]:
 
 def _failure(done: process.Finished, allowed: str | None) -> FlashbackError:
     note = transfer.judge(done.code, done.stderr, done.timed_out).note or "some files vanished"
+    hint = "What was restored stays in place"
     # Not a byte came: the other side does not let this key in, or not to write.
     shut = done.code == 255 or "(0 bytes received so far)" in done.stderr or "rrsync" in done.stderr
-    hint = allowed if allowed and shut else "What was restored stays in place"
+    if allowed and shut:
+        hint = allowed
+    elif done.code == _FILE_IO:
+        # What the other side says of it does not always arrive.
+        hint = f"Its disk may be full; {hint[0].lower()}{hint[1:]}"
     return FlashbackError(f"The restore is not complete: {note}", hint)
 
 
@@ -321,7 +329,7 @@ def _differing_there(chosen: Chosen, place: str, env: dict[str, str]) -> list[st
     if done.code not in (0, transfer.PARTIAL):
         note = transfer.judge(done.code, done.stderr, done.timed_out).note
         raise FlashbackError(f"Restored, but not checked: {note}")
-    chosen.whole()
+    whole(chosen.snapshot.path)
     return found
 
 

@@ -6,20 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flashback import config as configuration
 from flashback.cli.completing import targets
-from flashback.errors import FlashbackError, UsageError
+from flashback.errors import UsageError
 from flashback.model import Config, Progress
 
 if TYPE_CHECKING:
-    from flashback.gauge import Gauge
     from flashback.model import Snapshot
     from flashback.picking import Chosen
     from flashback.restore import Outcome
@@ -136,11 +136,9 @@ def _pack(loaded: Config, chosen: Chosen, given: dict[str, Any]) -> Outcome:
         action.refuse_backup_disk(loaded, place.parent)
         archive.refuse(place, overwrite=given["overwrite"])
     gauge = Gauge(_progress(), picking.size(loaded, chosen))
-    if to_pipe:
-        notes = _write(chosen, form, sys.stdout.buffer, gauge)
-    else:
-        with archive.fresh(place) as file:
-            notes = _write(chosen, form, file, gauge)
+    pack = archive.tar if form == "tar" else archive.zip_
+    with nullcontext(sys.stdout.buffer) if to_pipe else archive.fresh(place) as file:
+        notes = pack(chosen, file, gauge)
     return action.Outcome(
         str(chosen.snapshot.path),
         "standard output" if to_pipe else str(place),
@@ -151,16 +149,6 @@ def _pack(loaded: Config, chosen: Chosen, given: dict[str, Any]) -> Outcome:
         notes=(*chosen.notes, *notes),
         faults=chosen.faults,
     )
-
-
-def _write(chosen: Chosen, form: str, file: BinaryIO, gauge: Gauge) -> list[str]:
-    from flashback import archive  # noqa: PLC0415 - only this command needs it
-
-    pack = archive.tar if form == "tar" else archive.zip_
-    try:
-        return pack(chosen, file, gauge)
-    except BrokenPipeError:
-        raise FlashbackError("The archive is not complete: nobody reads it any more") from None
 
 
 def _tell(notes: Sequence[str], faults: Sequence[str]) -> None:
