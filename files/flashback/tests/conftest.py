@@ -30,6 +30,7 @@ TOOLS = (
     "groff",
     "strace",
     "ip",
+    "unzip",
     "/usr/sbin/sshd",
 )
 
@@ -39,7 +40,7 @@ def pytest_sessionstart() -> None:
     if missing:
         pytest.exit(
             f"These tests need {', '.join(missing)}: "
-            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base strace iproute2",
+            "install rsync openssh-server acl attr btrfs-progs xfsprogs groff-base unzip strace iproute2",
             returncode=4,
         )
     if os.geteuid() != 0:

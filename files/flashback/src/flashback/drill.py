@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from flashback import clock, disk, heal, manifest, process, restore, transfer
+from flashback import clock, disk, heal, manifest, picking, process, transfer
 from flashback.errors import FlashbackError, NotNowError, StoppedError, UsageError
 from flashback.ledger import asked, opened, shown
 from flashback.manifest import UNKNOWN, Entry, ManifestError
@@ -63,7 +63,7 @@ class Result:
 
 def hosts(config: Config) -> list[str]:
     """Return the clients that have a snapshot with a manifest."""
-    return sorted({job.host for job in restore.stored_jobs(config, None) if manifest.sealed(config, job)})
+    return sorted({job.host for job in picking.stored_jobs(config, None) if manifest.sealed(config, job)})
 
 
 def due(config: Config, now: datetime) -> list[str]:
@@ -105,7 +105,7 @@ def run(
     disk.require(config)
     began = time.monotonic()
     stored = [
-        (job, each) for job in restore.stored_jobs(config, host) for each in manifest.sealed(config, job)
+        (job, each) for job in picking.stored_jobs(config, host) for each in manifest.sealed(config, job)
     ]
     if not stored:
         raise UsageError(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from flashback import clock, disk, manifest, process, restore
+from flashback import clock, disk, manifest, picking, process
 from flashback.errors import FlashbackError, NotNowError
 from flashback.ledger import Damage, Ledger, Place, asked, opened, shown
 from flashback.manifest import SICK, UNKNOWN, Entry, ManifestError
@@ -149,7 +149,7 @@ class Volume:
 
 def volumes(config: Config, target: str | None) -> list[Volume]:
     """Return the volumes on the disk that a target names, in a fixed order."""
-    jobs = sorted(restore.stored_jobs(config, target), key=lambda job: (job.host, job.volume, job.label))
+    jobs = sorted(picking.stored_jobs(config, target), key=lambda job: (job.host, job.volume, job.label))
     pairs = groupby(jobs, key=lambda job: (job.host, job.volume))
     return [Volume(host, name, tuple(each)) for (host, name), each in pairs]
 

@@ -122,7 +122,7 @@ def retention(path: Path, target: str | None, as_json: bool) -> int:
 
     What no rule keeps is deleted after the next backup of its job.
     """
-    from flashback import care, clock, disk, restore  # noqa: PLC0415 - only what this command needs
+    from flashback import care, clock, disk, picking  # noqa: PLC0415 - only what this command needs
     from flashback import retention as rules  # noqa: PLC0415
     from flashback.store import open_store  # noqa: PLC0415
 
@@ -131,7 +131,7 @@ def retention(path: Path, target: str | None, as_json: bool) -> int:
     store, proven = open_store(loaded.data_dir), care.load(loaded.data_dir).proven
     configured = {job.name: job for job in loaded.jobs}
     rows = []
-    for stored in restore.stored_jobs(loaded, target):
+    for stored in picking.stored_jobs(loaded, target):
         job, notes = configured.get(stored.name, stored), store.notes(stored)
         for taken, reasons in rules.explain(
             [each.taken for each in store.snapshots(job)],
@@ -198,9 +198,9 @@ def _store(loaded: Config) -> Iterator[Store]:
 
 
 def _held_back(store: Store, loaded: Config, target: str) -> list[Job]:
-    from flashback import restore  # noqa: PLC0415 - only what these commands need
+    from flashback import picking  # noqa: PLC0415 - only what these commands need
 
-    jobs = [job for job in restore.stored_jobs(loaded, target) if store.suspects(job)]
+    jobs = [job for job in picking.stored_jobs(loaded, target) if store.suspects(job)]
     if not jobs:
         raise UsageError(f"Nothing of {target} is held back", "`flashback status` shows what is")
     return jobs

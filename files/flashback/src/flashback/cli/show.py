@@ -120,13 +120,13 @@ def snapshots(path: Path, target: str | None, as_json: bool) -> int:
 
     With the folder of each: a snapshot is a plain tree, out of which files may be copied.
     """
-    from flashback import clock, disk, restore  # noqa: PLC0415 - only what this command needs
+    from flashback import clock, disk, picking  # noqa: PLC0415 - only what this command needs
     from flashback.model import iso  # noqa: PLC0415
     from flashback.schedule import plain  # noqa: PLC0415
 
     loaded = configuration.load(path)
     disk.require(loaded)
-    found = restore.listing(loaded, target)
+    found = picking.listing(loaded, target)
     if as_json:
         made = [
             {"job": job, "name": each.name, "taken_at": iso(each.taken), "path": str(each.path)}

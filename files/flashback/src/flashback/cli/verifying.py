@@ -53,9 +53,9 @@ def verify(
     size = None if budget is None else _size(budget)
     pulse = _stoppable()
     if target is not None:
-        from flashback import restore  # noqa: PLC0415 - as above
+        from flashback import picking  # noqa: PLC0415 - as above
 
-        restore.listing(loaded, target)
+        picking.listing(loaded, target)
     unsealed = len(manifest.missing(loaded, loaded.jobs))
     made = action.run(loaded, target, budget=size, everything=everything, pulse=pulse)
     _gather(loaded)
