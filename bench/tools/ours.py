@@ -1,8 +1,15 @@
-"""This project's engine, in both of its ways to find what changed."""
+"""This project's engine, in both of its ways to find what changed.
+
+A plug's daemon is resident. So a resident process is asked for each backup: Python's start is no part of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +17,7 @@ from flashback import config
 from flashback.errors import FlashbackError
 from rig import CLI, Rig
 
-from bench.places import Place
+from bench.places import Lot, Place, server
 from bench.tools.base import Argv, Tool
 
 
@@ -18,7 +25,7 @@ class Full(Tool):
     """The engine with rsync looking at every file of the newest snapshot."""
 
     name = "flashback-full"
-    how = "`flashback backup`, `detect: full`: rsync compares with the newest snapshot"
+    how = "the daemon's pass, `detect: full`: rsync compares with the newest snapshot"
     program: ClassVar[Argv] = [*CLI, "--help"]
     detect = "full"
 
@@ -33,13 +40,50 @@ class Full(Tool):
         self._rig.configure(settings if knows_detect() else f"{{period: 1d, keep: {place.keep}}}", rare)
         self._flashback = [*CLI, "-c", str(self._rig.config)]
 
+    @classmethod
+    @contextlib.contextmanager
+    def settled(cls, lot: Lot) -> Iterator[Tool]:
+        """Yield it with a new disk and its resident process."""
+        with server(lot) as place:
+            made = cls(place)
+            with (lot.folder / "resident.log").open("wb") as said:
+                resident = subprocess.Popen(
+                    place.bench.server.within(made.resident()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                )
+                try:
+                    made.wait_for_resident()
+                    yield made
+                finally:
+                    resident.terminate()
+                    resident.wait()
+
+    @property
+    def _socket(self) -> Path:
+        return self.place.folder / "socket"
+
+    def resident(self) -> Argv:
+        """Return what stays in memory."""
+        script = Path(__file__).with_name("resident.py")
+        return [sys.executable, str(script), str(self._rig.config), str(self._socket)]
+
+    def wait_for_resident(self) -> None:
+        """Return when it listens."""
+        deadline = time.monotonic() + 30
+        while not self._socket.exists():
+            if time.monotonic() > deadline:
+                raise OSError(f"it does not begin: {(self.place.folder / 'resident.log').read_text()[-300:]}")
+            time.sleep(0.1)
+
     def warm(self) -> Argv:
         """Return a look at what is due: the daemon that would do the work is in memory always."""
         return [*self._flashback, "pass", "--dry-run"]
 
     def backup(self) -> Argv:
-        """Return the command that a person would give."""
-        return [*self._flashback, "backup", "laptop"]
+        """Return what asks for a pass."""
+        return [sys.executable, "-I", "-S", str(Path(__file__).with_name("ask.py")), str(self._socket)]
 
     def rest(self) -> Argv:
         """Return what the daemon starts after a backup: checksums, what makes the next one quick."""
@@ -69,7 +113,7 @@ class Manifest(Full):
     """The engine with a listing of the newest snapshot, which spares it the look at the disk."""
 
     name = "flashback-manifest"
-    how = "`flashback backup`, `detect: manifest`: the source's listing is compared with the stored one"
+    how = "the daemon's pass, `detect: manifest`: the source's listing is compared with the stored one"
     detect = "manifest"
 
     @classmethod

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import platform
 import shlex
@@ -25,9 +26,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
+from flashback import actions, clock, config  # noqa: E402 - as below
+from flashback.model import JobState  # noqa: E402
+from flashback.status import Board  # noqa: E402
 from rig import CLI, Rig, running, until  # noqa: E402 - the tests' rig, found through the line above
 
 LIMIT = 128 << 20
+OLD = 1_600_000_000
 GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -111,7 +116,12 @@ def fill(rig: Rig, count: int) -> None:
         folder = rig.source / f"{number // 1000:04}"
         if number % 1000 == 0:
             folder.mkdir()
-        (folder / f"file-{number}").write_bytes(b"x" * (number % 2000) if count <= 200_000 else b"")
+        file = folder / f"file-{number}"
+        file.write_bytes(b"x" * (number % 2000) if count <= 200_000 else b"")
+        # As old as most files are: what was written a moment ago would be looked at once more.
+        os.utime(file, (OLD + number, OLD + number))
+    for folder in (rig.source, *rig.source.iterdir()):
+        os.utime(folder, (OLD, OLD))
 
 
 def idle_daemon(rig: Rig) -> tuple[int, float]:
@@ -139,31 +149,45 @@ def cpu_seconds(pid: int) -> float:
 
 
 def overhead(rig: Rig, rounds: int) -> list[tuple[str, list[float], float]]:
-    """Return the ratios of `flashback backup` to its own rsync command, by what there is to do."""
-    found: dict[str, list[float]] = {"first backup": [], "nothing changed": []}
+    """Return the ratios of a backup to its own rsync command alone, by what there is to do.
+
+    Where nothing changed, once by comparing every entry and once by comparing listings, both against the
+    rsync that compares every entry.
+    """
+    names = ("first backup", "nothing changed, detect: full", "nothing changed, detect: manifest")
+    found: dict[str, list[float]] = {name: [] for name in names}
     alone: dict[str, float] = {}
     for _ in range(rounds):
-        for name, ratios in found.items():
+        for name in names:
+            rig.configure(f"{{period: 1d, keep: 3, detect: {'manifest' if 'manifest' in name else 'full'}}}")
+            # What the daemon does between two backups.
+            subprocess.run([*CLI, "-c", str(rig.config), "chores"], check=True, stdout=subprocess.DEVNULL)
             ours, command = engine(rig)
-            alone[name] = plain(rig, command)
-            ratios.append(ours / alone[name])
+            alone[name] = plain(rig, command) if command else alone[names[1]]
+            found[name].append(ours / alone[name])
         clear(rig)
     return [(name, ratios, alone[name]) for name, ratios in found.items()]
 
 
 def engine(rig: Rig) -> tuple[float, str]:
-    """Return how long a backup takes and the rsync command that it ran, as it is logged."""
+    """Return how long a pass takes and the rsync command that it ran, if any, as it is logged.
+
+    The pass runs in this process: the daemon is resident, so that nobody waits for Python to start.
+    """
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("flashback").addHandler(handler)
+    logging.getLogger("flashback").setLevel(logging.INFO)
+    board = Board(config.load(rig.config), clock.now)
     cold()
-    # The daemon is resident: what is measured is its work, not the loading of Python from a cold disk.
-    subprocess.run([*CLI, "-c", str(rig.config), "pass", "--dry-run"], check=True, stdout=subprocess.DEVNULL)
     begun = time.monotonic()
-    done = subprocess.run(
-        [*CLI, "-c", str(rig.config), "backup", "-v", "laptop"], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+    (made,) = actions.run_pass(board, lambda: None, target="laptop")
     took = time.monotonic() - begun
-    return took, next(line for line in done.stderr.splitlines() if "rsync" in line and "&&" in line)
+    logging.getLogger("flashback").removeHandler(handler)
+    if made.state is not JobState.SUCCEEDED:
+        sys.exit(made.reason)
+    return took, next((line for line in lines if "rsync" in line and "&&" in line), "")
 
 
 def plain(rig: Rig, logged: str) -> float:

@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
+from flashback.below import open_tree
 from flashback.errors import NotNowError
-from flashback.manifest import open_tree
 
 # Names of a folder that are held at once: about 10 MB. A fuller folder is read in parts.
 CROWD = 50_000

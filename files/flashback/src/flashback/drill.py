@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from flashback import clock, disk, heal, manifest, picking, process, transfer
+from flashback import below, clock, disk, heal, manifest, picking, process, transfer
 from flashback.errors import FlashbackError, NotNowError, StoppedError, UsageError
 from flashback.ledger import asked, opened, shown
 from flashback.manifest import UNKNOWN, Entry, ManifestError
@@ -272,7 +272,7 @@ class _Try:
 
     def _compare(self, target: Path) -> None:
         """Hash what was restored against the manifest."""
-        top = manifest.open_tree(target)
+        top = below.open_tree(target)
         try:
             for path, entry in self.wanted.items():
                 try:

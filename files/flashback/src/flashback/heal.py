@@ -25,7 +25,7 @@ from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 
-from flashback import disk, manifest, process, reach, transfer
+from flashback import below, disk, manifest, process, reach, transfer
 from flashback.errors import BusyError, FlashbackError, StoppedError
 from flashback.ledger import Damage, Ledger, Place
 from flashback.manifest import SICK, UNKNOWN
@@ -290,7 +290,7 @@ class _Healing:
 
     def _accepted(self, trees: Trees, case: _Case, target: Path) -> bool:
         """Return whether a copy is the stored version; give it what belongs to the damaged file."""
-        parent = manifest.open_tree(target.parent)
+        parent = below.open_tree(target.parent)
         try:
             with target.open("rb") as file:
                 # Only what is on the disk can be dropped from the cache and truly read back.
@@ -388,7 +388,7 @@ class _Healing:
                     continue
                 if tree.name.startswith("expired-"):
                     continue
-                top = manifest.open_tree(tree)
+                top = below.open_tree(tree)
                 try:
                     for path in names:
                         try:

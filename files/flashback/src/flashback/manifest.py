@@ -85,9 +85,6 @@ class ManifestError(FlashbackError):
     """A manifest is not whole."""
 
 
-__all__ = ["open_tree", "walk"]
-
-
 def order(path: bytes) -> bytes:
     """Return what paths are sorted by: a directory comes right before its content."""
     return path.replace(b"/", b"\0")

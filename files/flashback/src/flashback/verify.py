@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from flashback import clock, disk, manifest, picking, process
+from flashback import below, clock, disk, manifest, picking, process
 from flashback.errors import FlashbackError, NotNowError
 from flashback.ledger import Damage, Ledger, Place, asked, opened, shown
 from flashback.manifest import SICK, UNKNOWN, Entry, ManifestError
@@ -169,7 +169,7 @@ class Trees:
     def top(self, place: tuple[str, str]) -> int:
         """Return a descriptor of a snapshot's directory; raise FileNotFoundError when it is gone."""
         if place not in self._open:
-            self._open[place] = manifest.open_tree(self.snapshots[place][1].path)
+            self._open[place] = below.open_tree(self.snapshots[place][1].path)
         return self._open[place]
 
     def alive(self, place: tuple[str, str]) -> bool:
