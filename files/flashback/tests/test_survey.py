@@ -21,7 +21,7 @@ from flashback.status import Board
 from flashback.store import Store, open_store
 
 from .disks import KINDS, mounted
-from .rig import tree
+from .rig import Rig, tree, until
 
 # Times of files: long before the listing, so that none is in doubt.
 LONG_AGO = 1_600_000_000
@@ -431,3 +431,19 @@ def test_a_file_that_vanishes_or_changes_during_the_listing_is_no_danger(plug: P
         plug.chores()
     plug.back_up()
     assert not plug.looked_at_all()
+
+
+def test_the_daemon_prepares_the_next_backup_over_ssh_too(rig: Rig) -> None:
+    for number in range(20):
+        write(rig.source / f"file{number}", b"old", LONG_AGO + 10 * number)
+    os.utime(rig.source, (LONG_AGO, LONG_AGO))
+    daemon = rig.start("run")
+    until(lambda: list(rig.label.glob("prepared-*")))
+    write(rig.source / "file3", b"new", LONG_AGO + 1000)
+    assert rig.call("backup", "laptop", "--wait").returncode == 0
+    assert tree(rig.complete()[-1]) == tree(rig.source)
+    until(lambda: (rig.label / f"prepared-{rig.complete()[-1].name}").is_dir(), 60)
+    daemon.terminate()
+    _, said = daemon.communicate()
+    assert said.count("every entry is compared") == 1
+    assert "1 entries are looked at" in said or "2 entries are looked at" in said, said

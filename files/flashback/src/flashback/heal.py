@@ -15,6 +15,7 @@ loses no name before the evidence is on the disk; and where the disk gives an er
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import stat
@@ -349,8 +350,7 @@ class _Healing:
                 f"{os.fsdecode(source)} is no regular file any more", "Look at it and remove it"
             )
         label = next(job for job in volume.jobs if job.label == first.label)
-        folder = self._config.data_dir / disk.META / QUARANTINE / label.name / snapshot_name(self._now())
-        kept = os.fsencode(folder) + b"/" + first.path
+        folder, kept = self._free_place(label, first.path)
         os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)  # noqa: PTH103, PTH120 - names are bytes
         try:
             os.link(source, kept, follow_symlinks=False)
@@ -360,6 +360,16 @@ class _Healing:
             self._copy(source, Path(os.fsdecode(kept)))
         process.run(["sync", "-f", "."], cwd=folder, pulse=self._pulse, timeout=LONG)
         return kept
+
+    def _free_place(self, label: Job, path: bytes) -> tuple[Path, bytes]:
+        """Return a folder of this moment in the quarantine, and where in it the evidence may go."""
+        moment = self._config.data_dir / disk.META / QUARANTINE / label.name / snapshot_name(self._now())
+        for number in itertools.count(1):
+            folder = moment if number == 1 else moment.with_name(f"{moment.name}-{number}")
+            kept = os.fsencode(folder) + b"/" + path
+            if not os.path.lexists(kept):
+                break
+        return folder, kept
 
     def _replace(self, volume: Volume, trees: Trees, case: _Case) -> None:
         """Change every place; also the trees without a manifest that share the bad inode."""
