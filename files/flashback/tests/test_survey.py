@@ -442,7 +442,7 @@ def test_the_daemon_prepares_the_next_backup_over_ssh_too(rig: Rig) -> None:
     write(rig.source / "file3", b"new", LONG_AGO + 1000)
     assert rig.call("backup", "laptop", "--wait").returncode == 0
     assert tree(rig.complete()[-1]) == tree(rig.source)
-    until(lambda: (rig.label / f"prepared-{rig.complete()[-1].name}").is_dir(), 60)
+    until((rig.label / f"prepared-{rig.complete()[-1].name}").is_dir, 60)
     daemon.terminate()
     _, said = daemon.communicate()
     assert said.count("every entry is compared") == 1
