@@ -101,11 +101,16 @@ class Victim:
             path = self.source / f"folder{number % 2}/{number:03}"
             path.write_bytes(self.numbers.randbytes(3000))
             path.chmod(self.numbers.choice([0o600, 0o644, 0o640]))
-            # The clock here is years ahead: two changes within one second would not be in doubt.
-            self.edits += 1
-            os.utime(path, (self.edits, self.edits))
-        (self.source / "folder1" / f"new{self.day % 3}").write_text(str(self.day))
+            self.stamp(path)
+        new = self.source / "folder1" / f"new{self.day % 3}"
+        new.write_text(str(self.day))
+        self.stamp(new)
         (self.source / "folder1" / f"new{(self.day + 1) % 3}").unlink(missing_ok=True)
+
+    def stamp(self, path: Path) -> None:
+        """Give a file a second of its own: by a clock years ahead no change of this moment is in doubt."""
+        self.edits += 1
+        os.utime(path, (self.edits, self.edits))
 
     def now(self) -> datetime:
         return BEGIN + timedelta(days=self.day)
