@@ -320,6 +320,17 @@ class Sorted:
                 at += len(line)
         return None
 
+    def figure(self, words: str) -> int:
+        """Return a figure that rsync wrote beside its listing; 0 when there is none."""
+        start = words.encode() + b": "
+        at = self._first(start)
+        while (line := self._line(at)).startswith(start):
+            # A file may be called like that.
+            if (figure := line[len(start) :].strip()).isdigit():
+                return int(figure)
+            at += len(line)
+        return 0
+
     def doubting(self, names: Iterable[bytes], target: BinaryIO) -> None:
         """Write the listing with the lines of these names in such a form that they equal no others."""
         done = 0

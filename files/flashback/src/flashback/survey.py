@@ -60,6 +60,8 @@ class Survey:
     known: Known
     special: frozenset[bytes]
     started: datetime
+    received: int
+    """Bytes that the listing cost on the wire."""
 
 
 def recipe(job: Job) -> str:
@@ -102,10 +104,10 @@ def take(config: Config, job: Job, address: str, newest: Snapshot, *, now: datet
     _list(argv, fresh, pulse, env, job)
     special = shelf.special(newest.name)
     differing(shelf.text(newest.name), fresh, difference, pulse)
-    made = Comparison()
-    if difference.stat().st_size or special:
-        made = compare(difference, shelf.text(newest.name), fresh, special, _limit(known))
-    return Survey(made, newest, known, special, now)
+    made = compare(difference, shelf.text(newest.name), fresh, special, _limit(known))
+    with Sorted(fresh) as listed:
+        received = listed.figure(transfer.arrived(job))
+    return Survey(made, newest, known, special, now, received)
 
 
 def _limit(known: Known) -> int:
@@ -153,6 +155,7 @@ def totals(survey: Survey, done: Transferred) -> Transferred:
         done,
         files=entries,
         bytes=after.bytes,
+        bytes_transferred=done.bytes_transferred + survey.received,
         regular=after.files,
         changed=after.files - min(after.files, found.kept),
         changed_bytes=max(0, after.bytes - found.kept_bytes),

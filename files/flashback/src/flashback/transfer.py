@@ -32,7 +32,9 @@ SILENCE = 600
 EVERYTHING = ("-aHAXS", "--numeric-ids")
 KEEP_ALL = (*EVERYTHING, "--modify-window=-1")
 # Attributes and holes cannot be listed.
-LISTING = ("--dry-run", "-aH", "--numeric-ids", "--8-bit-output", f"--out-format={FORMAT}")
+LISTING = (
+    "--dry-run", "-aH", "--numeric-ids", "--8-bit-output", f"--out-format={FORMAT}", "--no-h", "--info=stats2",
+)  # fmt: skip
 
 _PROGRESS = re.compile(
     r"(?P<bytes>\d+)\s+(?P<percent>\d+)%\s+(?P<rate>[\d.]+)(?P<unit>[kMGT]?)B/s"
@@ -266,8 +268,7 @@ def _transferred(job: Job, ended: process.Finished) -> Transferred:
         for name, words in (
             ("files", "Number of files"),
             ("bytes", "Total file size"),
-            # A local rsync is both ends: what the sending half sent is what arrived.
-            ("bytes_transferred", "Total bytes sent" if job.local else "Total bytes received"),
+            ("bytes_transferred", arrived(job)),
             ("changed", "Number of regular files transferred"),
             ("changed_bytes", "Total transferred file size"),
         )
@@ -278,6 +279,11 @@ def _transferred(job: Job, ended: process.Finished) -> Transferred:
         verdict = Verdict(True, verdict.note)
     regular = re.search(r"^Number of files: \d+ \(.*?reg: (\d+)", ended.stdout, re.MULTILINE)
     return Transferred(verdict, ended.code, **figures, regular=int(regular[1]) if regular else 0)
+
+
+def arrived(job: Job) -> str:
+    """Return how rsync calls what came over the wire: a local one is both ends, and says what it sent."""
+    return "Total bytes sent" if job.local else "Total bytes received"
 
 
 def _together(before: Transferred | None, last: Transferred) -> Transferred:
