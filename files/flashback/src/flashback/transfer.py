@@ -33,7 +33,8 @@ EVERYTHING = ("-aHAXS", "--numeric-ids")
 KEEP_ALL = (*EVERYTHING, "--modify-window=-1")
 # Attributes and holes cannot be listed.
 LISTING = (
-    "--dry-run", "-aH", "--numeric-ids", "--8-bit-output", f"--out-format={FORMAT}", "--no-h", "--info=stats2",
+    "--dry-run", "-aH", "--numeric-ids", "--8-bit-output", f"--out-format={FORMAT}",
+    "--no-h", "--info=stats2",
 )  # fmt: skip
 
 _PROGRESS = re.compile(
