@@ -16,7 +16,6 @@ the snapshot.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -66,8 +65,7 @@ class Survey:
 
 def recipe(job: Job) -> str:
     """Return what changes whenever a job is fetched in another way, so that nothing stored is relied upon."""
-    words = transfer.command(job, "", "", ())
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    return json.dumps(transfer.command(job, "", "", ()))
 
 
 def obstacle(  # noqa: PLR0911 - one line for each answer
