@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from flashback import actions, chores
+from flashback.errors import FlashbackError
 from flashback.model import Config, Job, JobState, Keep
 from flashback.process import no_pulse
 from flashback.shelf import Shelf
@@ -371,6 +373,50 @@ def test_an_expired_tree_serves_the_next_backup(plug: Plug) -> None:
     assert prepared.stat().st_ino == inode
     assert tree(prepared) == tree(plug.source)
     assert list(label.glob("expired-*")) == []
+
+
+def broken_rm(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let deleting a tree end after its first file, as an engine that is killed does."""
+    folder = plug.disk.parent / "bin"
+    folder.mkdir()
+    (folder / "rm").write_text(
+        '#!/bin/sh\nfor tree; do [ -d "$tree" ] && find "$tree" -type f | head -n 1 | xargs /bin/rm -f; done\n'
+        "exit 1\n"
+    )
+    (folder / "rm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_tree_whose_deletion_was_interrupted_serves_no_backup(
+    plug: Plug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(plug)
+    for number in range(4):
+        write(plug.source / "new", b"new%d" % number, LONG_AGO + 1000 + number)
+        plug.back_up()
+        if number < 3:
+            plug.chores()
+    with monkeypatch.context() as within:
+        broken_rm(plug, within)
+        for work in (plug.store.sweep, plug.store.discard):
+            with contextlib.suppress(FlashbackError):
+                work(plug.job, no_pulse)
+    plug.chores()
+    plug.back_up()
+    plug.chores()
+    plug.back_up()
+    assert not [path.name for path in (plug.disk / plug.job.name).glob("deleting-*")]
+
+
+def test_a_prepared_tree_whose_deletion_was_interrupted_is_not_begun_with(
+    plug: Plug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(plug)
+    with monkeypatch.context() as within:
+        broken_rm(plug, within)
+        with contextlib.suppress(FlashbackError):
+            plug.store.discard(plug.job, no_pulse)
+    plug.back_up()
 
 
 def test_a_file_that_was_taken_away_is_fetched_again(plug: Plug) -> None:

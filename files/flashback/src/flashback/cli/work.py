@@ -33,6 +33,9 @@ def run(path: Path) -> None:
     # A fresh interpreter without this command line: it stays for months on a board with little memory. One
     # arena is enough for its few threads.
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+    # What a large comparison needed goes back to the system.
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "65536")
+    os.environ.setdefault("MALLOC_TOP_PAD_", "16384")
     argv = [sys.executable, "-m", "flashback.daemon", str(path)]
     sys.stdout.flush()
     os.execv(sys.executable, argv)  # noqa: S606 - our own interpreter

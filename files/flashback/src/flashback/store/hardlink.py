@@ -107,14 +107,14 @@ class HardlinkStore(Trees):
             return
         name = f"{PREPARED}{snapshots[-1].name}"
         if not (where / name).is_dir():
-            self._remove(where, [PREPARING], pulse)
+            self._delete(where, [each for each in names(where) if each == PREPARING], pulse)
             if not self._recycle(job, snapshots[-1], pulse):
                 link_tree(snapshots[-1].path, where, PREPARING, pulse)
             sync(where, pulse)
             (where / PREPARING).rename(where / name)
             sync_directory(where)
         others = [each for each in names(where) if each.startswith(PREPARED) and each != name]
-        self._remove(where, others, pulse)
+        self._delete(where, others, pulse)
 
     def _recycle(self, job: Job, newest: Snapshot, pulse: Pulse) -> bool:
         """Turn a tree that is not needed any more into one like the newest snapshot, if there is one."""

@@ -8,6 +8,7 @@
     HOST/VOLUME/LABEL/expired-.../                 to be deleted, or used for the next
     HOST/VOLUME/LABEL/prepared-.../                a copy of that snapshot with which the next fill begins
     HOST/VOLUME/LABEL/preparing/                   such a copy that is being made
+    HOST/VOLUME/LABEL/deleting-.../                being deleted
     HOST/VOLUME/LABEL/kept.json                    snapshots that a person marked, with their notes
 
 The sacred rule: a name is given or taken by one rename, and the directory is synced after it.
@@ -39,6 +40,7 @@ PARTIAL = "incoming.partial"
 EXPIRED = "expired-"
 PREPARED = "prepared-"
 PREPARING = "preparing"
+DELETING = "deleting-"
 KEPT = "kept.json"
 # How rsync names a file that it is writing: .NAME.XXXXXX (receiver.c).
 _UNFINISHED = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")
@@ -130,8 +132,8 @@ class Trees:
     def sweep(self, job: Job, pulse: Pulse) -> bool:
         """Delete what has lost its name, now or in an interrupted run; return whether there was any."""
         where = self._label(job)
-        gone = [name for name in names(where) if name.startswith(EXPIRED) or name == PREPARING]
-        self._remove(where, gone, pulse)
+        gone = [name for name in names(where) if name.startswith((EXPIRED, DELETING)) or name == PREPARING]
+        self._delete(where, gone, pulse)
         trees = [name.removeprefix(PREPARED) for name in names(where) if (where / name).is_dir()]
         complete = self.snapshots(job)
         newest = complete[-1].name if complete else None
@@ -146,7 +148,7 @@ class Trees:
             for name in names(where)
             if name.startswith((INCOMING, PREPARED, PREPARING)) and (where / name).is_dir()
         ]
-        self._remove(where, left, pulse)
+        self._delete(where, left, pulse)
 
     def settle(self, pulse: Pulse) -> None:
         """Do nothing: what is deleted is free."""
@@ -196,6 +198,15 @@ class Trees:
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
         """Tidy up once the snapshot has its name."""
+
+    def _delete(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
+        """Delete trees. Before that they lose any name by which they count as whole: deleting takes long."""
+        doomed = [name if name.startswith(DELETING) else f"{DELETING}{name}" for name in gone]
+        for name, other in zip(gone, doomed, strict=True):
+            (where / name).rename(where / other)
+        if gone:
+            sync_directory(where)
+        self._remove(where, doomed, pulse)
 
     def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
         remove_trees(where, gone, pulse)
