@@ -380,7 +380,8 @@ def broken_rm(plug: Plug, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = plug.disk.parent / "bin"
     folder.mkdir()
     (folder / "rm").write_text(
-        '#!/bin/sh\nfor tree; do [ -d "$tree" ] && find "$tree" -type f | head -n 1 | xargs /bin/rm -f; done\n'
+        "#!/bin/sh\n"
+        'for tree; do [ -d "$tree" ] && find "$tree" -type f | head -n 1 | xargs /bin/rm -f; done\n'
         "exit 1\n"
     )
     (folder / "rm").chmod(0o755)
