@@ -76,7 +76,9 @@ def test_the_next_pass_completes_what_was_interrupted(
 ) -> None:
     bench.on_plug("flashback backup laptop --wait")
     assert len(snapshots(bench)) == len(after_the_cut[0]) + 1
-    assert (bench.on_plug("ls /srv/backup/laptop/home/daily")).split() == snapshots(bench)
+    found = bench.on_plug("ls /srv/backup/laptop/home/daily").split()
+    # The next backup may be in preparation already.
+    assert [name for name in found if not name.startswith("prepar")] == snapshots(bench)
     bench.on_plug("rm -rf /root/restored && flashback restore laptop/home --to /root/restored")
     bench.fetch("/root/restored", tmp_path / "restored")
     assert trees.describe(tmp_path / "restored") == trees.describe(bench.home)
