@@ -27,6 +27,8 @@ from flashback.model import Pulse
 KEPT = 8192
 # A program that ignores SIGTERM this long, in seconds, gets SIGKILL.
 PATIENCE = 10.0
+# How long output that somebody listens to may gather, in seconds.
+GATHERING = 0.02
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,11 @@ def _listen(
             pulse()
             if watch.over():
                 return
-            for key, _ in selector.select(0.5):
+            ready = selector.select(0.5)
+            if on_output and ready:
+                # rsync tells its progress thousands of times a second: several at once cost less.
+                time.sleep(GATHERING)
+            for key, _ in ready:
                 data = os.read(key.fd, 65536)
                 if not data:
                     selector.unregister(key.fd)
