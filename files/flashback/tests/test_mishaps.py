@@ -12,11 +12,19 @@ from pathlib import Path
 
 import pytest
 from flashback import transfer
+from flashback.store import Fill
 from flashback.store.btrfs import BtrfsStore
 
 from .disks import mounted
 from .rig import Rig, tree, until
 from .test_stores import Bench, pulse, some_files
+
+
+def filled(bench: Bench, fill: Fill) -> transfer.Transferred:
+    return transfer.fill(
+        bench.config, bench.job, "", fill.destination,
+        pulse=pulse, on_progress=lambda _: None, log=lambda _: None,
+    )  # fmt: skip
 
 
 def test_a_kill_before_the_first_checkpoint_sends_nothing_again_on_btrfs(tmp_path: Path) -> None:
@@ -30,15 +38,7 @@ def test_a_kill_before_the_first_checkpoint_sends_nothing_again_on_btrfs(tmp_pat
         assert isinstance(store, BtrfsStore)
         store._make_incoming(bench.label, first, pulse)
         again = bench.store.begin(bench.job, pulse)
-        done = transfer.fill(
-            bench.config,
-            bench.job,
-            "",
-            again.destination,
-            pulse=pulse,
-            on_progress=lambda _: None,
-            log=lambda _: None,
-        )
+        done = filled(bench, again)
         assert done.changed == 0, f"{done.changed} of 30 unchanged files were sent again"
 
 
@@ -148,15 +148,7 @@ def test_a_disk_that_keeps_whole_seconds_gets_nothing_twice(tmp_path: Path) -> N
         some_files(bench.source)
         bench.back_up()
         fill = bench.store.begin(bench.job, pulse)
-        done = transfer.fill(
-            bench.config,
-            bench.job,
-            "",
-            fill.destination,
-            pulse=pulse,
-            on_progress=lambda _: None,
-            log=lambda _: None,
-        )
+        done = filled(bench, fill)
         assert done.changed == 0, f"{done.changed} of 30 unchanged files sent again"
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

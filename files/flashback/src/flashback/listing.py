@@ -112,11 +112,6 @@ class Comparison:
     anew: set[bytes] = field(default_factory=set)
     """Names that shared an inode with a name that is another file now."""
 
-    @property
-    def empty(self) -> bool:
-        """Return whether there is nothing to do."""
-        return not self.old and not self.new
-
     def with_folders(self, names: Iterable[bytes]) -> set[bytes]:
         """Return names together with all folders above them, so that those keep their times."""
         found = set(names)
