@@ -368,6 +368,7 @@ def test_a_check_reaches_the_client(rig: Rig) -> None:
     writable(rig)
     words = ["restore", "laptop/home", "--to-client", "--into", str(rig.top / "returned")]
     (rig.top / "returned/work").write_text("new")
+    os.utime(rig.top / "returned/work", (1_700_000_000, 1_700_000_000))
     done = rig.call(*words, "--check")
     assert (done.returncode, "! content, time differs: work\n" in done.stderr) == (1, True)
     done = rig.call(*words, "--check", "--overwrite")
