@@ -41,7 +41,7 @@ class Size:
     bytes: int
     image: int
     many: int
-    """Empty files of the other data set."""
+    """Names of empty files in the other data set."""
     days: int = 30
     """Days in a row."""
     rounds: int = 3
@@ -67,7 +67,7 @@ class DataSet(Protocol):
 
 
 class Empty:
-    """A great many empty files, a thousand in a folder; its days change nothing."""
+    """A great many empty files, a thousand in a folder, a tenth of them second names; nothing changes."""
 
     def __init__(self, size: Size) -> None:
         self._count = size.many
@@ -78,7 +78,11 @@ class Empty:
             folder = top / f"{number // 1000:04}"
             if number % 1000 == 0:
                 folder.mkdir()
-            (folder / f"file-{number}").touch()
+            path = folder / f"file-{number}"
+            if number % 10 == 9:
+                path.hardlink_to(folder / f"file-{number - 1}")
+            else:
+                path.touch()
 
     def change(self, top: Path, day: int) -> None:
         """Do nothing."""

@@ -45,8 +45,8 @@ MOMENTS = (
     ("rsync", "rename", 1),
     ("rsync", "rename", 3),
     ("rsync", "link", 1),
-    ("rsync", "link", 6),
-    ("rsync", "link", 11),
+    ("cp", "link", 1),
+    ("cp", "link", 11),
     ("rm", "unlink", 1),
     ("rm", "unlink", 5),
 )
@@ -176,6 +176,10 @@ def count_and_kill(disk: str, step: int) -> None:
     """Kill this process right before the step of that number."""
     steps = 0
 
+    def below_disk(word: Any) -> bool:
+        """Return whether this is an open folder below the disk, to which a name is relative."""
+        return isinstance(word, int) and word > 2 and disk in os.path.realpath(f"/proc/self/fd/{word}")
+
     def watch(event: str, words: tuple[Any, ...]) -> None:
         nonlocal steps
         if event == "open":
@@ -184,7 +188,7 @@ def count_and_kill(disk: str, step: int) -> None:
             # Asking changes nothing: only what works on the disk counts.
             relevant = disk in f"{words[1]} {words[2]}"
         else:
-            relevant = event in STEPS and disk in str(words)
+            relevant = event in STEPS and (disk in str(words) or any(map(below_disk, words)))
         if relevant:
             steps += 1
             if steps == step:

@@ -228,8 +228,8 @@ def test_a_program_whose_engine_was_killed_does_not_go_on_beside_the_next(rig: R
     rig.config.write_text(text.replace("{daily: {", "{weekly: {from: daily, period: 7d, keep: 2}, daily: {"))
     rig.call("backup", "laptop/home/daily")
     (rig.top / "bin").mkdir()
-    slow = rig.top / "bin/rsync"
-    slow.write_text(f'#!/bin/sh\necho $$ > {rig.top}/pid\nsleep 5\nexec /usr/bin/rsync "$@"\n')
+    slow = rig.top / "bin/cp"
+    slow.write_text(f'#!/bin/sh\necho $$ > {rig.top}/pid\nsleep 5\nexec /usr/bin/cp "$@"\n')
     slow.chmod(0o755)
     env = {"PATH": f"{rig.top}/bin:{os.environ['PATH']}"}
     child = rig.start("backup", "laptop/home/weekly", env=env)

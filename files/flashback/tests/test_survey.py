@@ -280,6 +280,19 @@ def test_what_is_found_by_listings_equals_what_is_there(plug: Plug, seed: int) -
         assert not plug.looked_at_all()
 
 
+def test_holes_of_large_files_stay_holes(plug: Plug) -> None:
+    begin(plug)
+    for number, name in enumerate(("first", "first", "second", "first")):
+        with (plug.source / name).open("a+b") as file:
+            file.truncate(48 << 20)
+            file.write(b"%d" % number)
+        os.utime(plug.source / name, (LONG_AGO + 100 * number,) * 2)
+        newest = plug.back_up()
+        plug.chores()
+        for path in newest.glob("*t*"):
+            assert path.stat().st_blocks * 512 < 1 << 20, path
+
+
 def test_without_chores_everything_is_compared(plug: Plug) -> None:
     Editor(plug.source, 1).begin()
     plug.back_up()
@@ -402,10 +415,10 @@ def test_a_tree_whose_deletion_was_interrupted_serves_no_backup(
         for work in (plug.store.sweep, plug.store.discard):
             with contextlib.suppress(FlashbackError):
                 work(plug.job, no_pulse)
+    for _ in range(2):
+        plug.chores()
+        plug.back_up()
     plug.chores()
-    plug.back_up()
-    plug.chores()
-    plug.back_up()
     assert not [path.name for path in (plug.disk / plug.job.name).glob("deleting-*")]
 
 

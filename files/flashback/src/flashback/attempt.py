@@ -215,6 +215,7 @@ class Work:
             self._learn(fill, found, done, pulse)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
         if found:
+            self._join(fill, found)
             missing = survey.settle(self._config, job, found, fill.tree)
             done = survey.totals(found, done)
         else:
@@ -223,6 +224,14 @@ class Work:
         if refusal:
             return self._give_up(fill, self._run(job, started, refusal, done))
         return self._commit(fill, found, done, started, pulse)
+
+    def _join(self, fill: Fill, found: Survey) -> None:
+        """Make the tree whole; when it is not as its listing says, the next pass compares everything."""
+        try:
+            self._store.join(fill, found.comparison)
+        except UnclearError:
+            Shelf(self._config.data_dir, fill.job).forget(found.newest.name)
+            raise
 
     def _learn(self, fill: Fill, found: Survey | None, done: Transferred, pulse: Pulse) -> None:
         """Learn from a transfer that was not complete; raise _AwayError when the client has left."""

@@ -25,6 +25,8 @@ from flashback.guard import Totals
 from flashback.model import Changes
 
 DOUBT = b"?"
+# What stands between a name and the first name of the same inode.
+LINKED = b" => "
 # How rsync is asked for such a line, but for the size of folders and the signs of what is new.
 FORMAT = "%n%L\t%B\t%U\t%G\t%M\t%i%l"
 _TYPE = re.compile(rb"(?P<doubt>\??)(?P<sign>[<>ch.*]?)(?P<kind>[fdLDS])(?P<size>\d*)")
@@ -71,10 +73,7 @@ def parse(line: bytes) -> Item | None:
     kind, size = found["kind"].decode(), int(found["size"] or 0)
     first = target = None
     if found["sign"] == b"h":
-        if text.count(b" => ") != 1:
-            raise UnclearError(f"the name of a hard link is not clear: {text!r}")
-        text, _, other = text.partition(b" => ")
-        first = raw(other)
+        text, first = _name_and_first(text)
     name = raw(text)
     if kind == "L" and first is None:
         # rsync gives the length of the target as its size.
@@ -82,9 +81,17 @@ def parse(line: bytes) -> Item | None:
     return Item(name.rstrip(b"/"), kind, size, mode, (uid, gid), mtime, first, target, bool(found["doubt"]))
 
 
+def _name_and_first(text: bytes) -> tuple[bytes, bytes]:
+    """Return the name of a hard link as it is written, and the first name of its inode."""
+    if text.count(LINKED) != 1:
+        raise UnclearError(f"the name of a hard link is not clear: {text!r}")
+    name, _, first = text.partition(LINKED)
+    return name, raw(first)
+
+
 def raw(text: bytes) -> bytes:
     """Return the bytes of a name that rsync has escaped."""
-    return _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), text)
+    return _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), text) if b"\\#" in text else text
 
 
 def _escaped(name: bytes) -> bytes:
@@ -244,6 +251,8 @@ def _groups(
     A group that one listing brings in can bring in one of the other, and so on.
     """
     touched = {*made.old, *made.new}
+    if not touched:
+        return {}, {}
     while True:
         found = _touching(old, touched), _touching(new, touched)
         wider = touched.union(*found[0].values(), *found[1].values())
@@ -263,13 +272,12 @@ def _touching(listing: Path, touched: set[bytes]) -> dict[bytes, set[bytes]]:
 
 def _links(listing: Path) -> Iterator[tuple[bytes, bytes]]:
     """Yield (first name, other name) of the inodes with several names."""
-    with listing.open("rb") as lines:
-        for line in lines:
-            if b" => " in line and line[line.rfind(b"\t") + 1 :].lstrip(DOUBT).startswith(b"h"):
-                item = parse(line)
-                assert item is not None  # noqa: S101 - a line with a type is one
-                assert item.first is not None  # noqa: S101 - its type begins with h
-                yield item.first, item.name
+    with Sorted(listing) as lines:
+        for line in lines.holding(LINKED):
+            text, *words = line.rsplit(b"\t", 5)
+            if len(words) == 5 and words[-1].lstrip(DOUBT).startswith(b"h"):
+                name, first = _name_and_first(text)
+                yield first, raw(name)
 
 
 def _parted(made: Comparison, before: dict[bytes, set[bytes]], after: dict[bytes, set[bytes]]) -> set[bytes]:
@@ -306,7 +314,8 @@ class Sorted:
     def place(self, name: bytes) -> tuple[int, int] | None:
         """Return where the line of that name begins and ends."""
         text = _escaped(name)
-        for start in (text + b"\t", text + b"/\t", text + b" => ", text + b" -> "):
+        # Most of what is looked up are folders.
+        for start in (text + b"/\t", text + b"\t", text + LINKED, text + b" -> "):
             at = self._first(start)
             while (line := self._line(at)).startswith(start):
                 item = parse(line)
@@ -348,19 +357,28 @@ class Sorted:
             elif b"\t" in line:
                 yield line
 
+    def holding(self, words: bytes) -> Iterator[bytes]:
+        """Yield the lines that hold some words."""
+        at = self._map.find(words)
+        while at >= 0:
+            begin = self._map.rfind(b"\n", 0, at) + 1
+            line = self._line(begin)
+            yield line
+            at = self._map.find(words, begin + len(line)) if line else -1
+
     def _line(self, at: int) -> bytes:
         end = self._map.find(b"\n", at)
         return self._map[at : end + 1] if end >= 0 else b""
 
     def _first(self, start: bytes) -> int:
-        """Return the place of the first line that is not less than `start`."""
-        low, high = 0, len(self._map)
+        """Return the place of the first line that is not less than `start`, in which no line ends."""
+        low, high, length = 0, len(self._map), len(start)
         while low < high:
             before = self._map.rfind(b"\n", low, (low + high) // 2)
             middle = before + 1 if before >= 0 else low
-            line = self._line(middle)
-            if line < start:
-                low = middle + len(line)
+            if self._map[middle : middle + length] < start:
+                end = self._map.find(b"\n", middle)
+                low = end + 1 if end >= 0 else len(self._map)
             else:
                 high = middle
         return low

@@ -8,6 +8,8 @@ of files that older snapshots share.
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -48,6 +50,7 @@ _SYS_ADMIN = 21
 _SETTABLE = ("+xsr security.capability", "-xsr security.*", "-xsr trusted.*", "-xsr system.*")
 # xfs shows root the access control lists as attributes too; rsync would take them for strangers.
 _NEVER = ("-xsr trusted.SGI_ACL_*", "-xsr system.*")
+ACCESS_CONTROL_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 # The source itself, not a file below it, could not be entered.
 _NO_SOURCE = re.compile(r"^rsync: .*\b(?:change_dir|link_stat) .* failed", re.MULTILINE)
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -220,7 +223,20 @@ def excluding(job: Job) -> list[str]:
 
 def attribute_filters() -> list[str]:
     """Return the options that keep rsync from attributes which it cannot or must not write."""
-    return [f"--filter={rule}" for rule in (_NEVER if _may_set_all_attributes() else _SETTABLE)]
+    return [f"--filter={rule}" for rule in _attribute_rules()]
+
+
+def is_stored_attribute(name: str) -> bool:
+    """Return whether a snapshot keeps an extended attribute of that name."""
+    if name in ACCESS_CONTROL_LISTS:
+        return True
+    words = (rule.split(" ") for rule in _attribute_rules())
+    return next((sign[0] == "+" for sign, pattern in words if fnmatch.fnmatchcase(name, pattern)), True)
+
+
+@functools.cache
+def _attribute_rules() -> tuple[str, ...]:
+    return _NEVER if _may_set_all_attributes() else _SETTABLE
 
 
 def fill(

@@ -60,13 +60,16 @@ class Store(Protocol):
         """Return whether a tree like the newest snapshot can be had at once."""
 
     def begin_from(self, job: Job, comparison: Comparison, pulse: Pulse) -> Fill:
-        """Return a tree like the newest snapshot in which only what differs is still to be filled.
+        """Return a fill of which only what differs is to be fetched; `join` makes it whole.
 
         Filling it changes no inode that a complete snapshot holds.
         """
 
+    def join(self, fill: Fill, comparison: Comparison) -> None:
+        """Put what was fetched to all that did not change, in a fill that `begin_from` began."""
+
     def prepare(self, job: Job, pulse: Pulse) -> None:
-        """Make ready, between the backups, what `begin_from` begins with."""
+        """Make ready, between the backups, what a fill of `begin_from` is joined with."""
 
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that holds all that `original` holds, without a transfer (second-level labels)."""

@@ -28,12 +28,12 @@ from flashback.errors import FlashbackError
 from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
 from flashback.store import Fill
+from flashback.store.moving import clear
 from flashback.store.trees import (
     INCOMING,
     LONG,
     Trees,
     by_name,
-    clear,
     drop_unsynced,
     note_synced,
     remove_trees,

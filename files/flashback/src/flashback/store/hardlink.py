@@ -1,18 +1,18 @@
 """Snapshots as plain trees that share unchanged files by hard links (ext4, xfs and others).
 
-    HOST/VOLUME/LABEL/incoming.N/   left by interrupted fills, linked from, never written to
+    HOST/VOLUME/LABEL/incoming.N/        left by interrupted fills, linked from, never written to
+    HOST/VOLUME/LABEL/incoming.joining/  prepared tree into which is moved what was fetched
 
-A fill need not begin empty: between the backups a tree like the newest snapshot is made ready,
+Not all of a tree need be fetched: between the backups a copy of the newest snapshot is made ready,
 from an expired one that is brought up to date where it differs.  Then only what changed at
-the client has to be touched.
+the client is fetched, and joined with the copy.
 
 This module decides nothing about when or what: it prepares, links and deletes.
 
 The sacred rule: no inode that a complete snapshot holds is ever modified.  Therefore
-rsync never finds the name of what it fetches: the tree is empty or without that name.  To
-continue an interrupted one by filling it further would let rsync change a mode or owner in
-place, on an inode that older snapshots hold too.  So the interrupted tree is moved aside and
-linked from, like a snapshot.
+whatever a client sends goes into an empty tree.  To continue an interrupted one by filling it
+further would let rsync change a mode or owner in place, on an inode that older snapshots hold
+too.  So the interrupted tree is moved aside and linked from, like a snapshot.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from flashback.listing import Comparison
 from flashback.model import Destination, Job, Pulse, Snapshot
 from flashback.shelf import IDLE, Shelf
 from flashback.store import Fill
+from flashback.store.moving import clear, join
 from flashback.store.trees import (
     EXPIRED,
     INCOMING,
@@ -37,7 +38,6 @@ from flashback.store.trees import (
     PREPARING,
     Trees,
     by_name,
-    clear,
     drop_unsynced,
     names,
     note_synced,
@@ -51,8 +51,12 @@ from flashback.store.trees import (
 # rsync takes 20 --link-dest; every further one costs a lookup per file on a slow disk.
 LEFTOVERS = 8
 # Lists of what a fill has still to fetch.
+JOINING = f"{INCOMING}.joining"
 NAMES = "incoming.names"
 PARTED = "incoming.parted"
+# Looking for holes takes rsync a system call for each KiB. It is not done where no more bytes than this
+# could be saved.
+FEW_HOLES = 32 << 20
 # A spare tree in which more entries differ is deleted instead.
 RECYCLED = 100_000
 
@@ -78,17 +82,17 @@ class HardlinkStore(Trees):
         return bool(snapshots) and (self._label(job) / f"{PREPARED}{snapshots[-1].name}").is_dir()
 
     def begin_from(self, job: Job, comparison: Comparison, pulse: Pulse) -> Fill:
-        """Return the prepared tree without the names of all that differs.
+        """Return an empty directory to fill with what differs, which `join` makes whole.
 
-        So rsync finds no inode there that it would have to change.  What the client has parted is fetched
-        without looking at the newest snapshot, where it is still one file.
+        What the client has parted is fetched without looking at the newest snapshot, where it is still one
+        file.
         """
         where = self._make_label(job)
         newest, bases = self._bases(where, job, pulse)
         assert newest is not None  # noqa: S101 - `can_begin_from` has looked
-        (where / f"{PREPARED}{newest.name}").rename(where / INCOMING)
-        clear(where / INCOMING, _in_the_way(comparison))
-        common = ("--ignore-missing-args", f"--partial-dir={where / PARTIAL}")
+        (where / INCOMING).mkdir(mode=0o700)
+        sparse = () if _possible_holes(newest.path, comparison) > FEW_HOLES else ("--no-sparse",)
+        common = ("--ignore-missing-args", f"--partial-dir={where / PARTIAL}", *sparse)
         passes: list[tuple[str, ...]] = []
         for name, wanted, options in (
             (NAMES, comparison.new.keys() - comparison.anew, bases),
@@ -100,6 +104,19 @@ class HardlinkStore(Trees):
         destination = Destination(where, INCOMING, tuple(passes), selected=True)
         return Fill(job, destination, newest, continued=_continues(bases))
 
+    def join(self, fill: Fill, comparison: Comparison) -> None:
+        """Move what was fetched into the prepared tree, in place of all that differs there.
+
+        Only names that were asked for are taken over, whatever else the client may have sent.
+        """
+        where = fill.destination.where
+        assert fill.newest is not None  # noqa: S101 - `can_begin_from` has looked
+        (where / f"{PREPARED}{fill.newest.name}").rename(where / JOINING)
+        clear(where / JOINING, _in_the_way(comparison))
+        join(where / INCOMING, where / JOINING, comparison.new)
+        self._doom(where, [INCOMING])
+        (where / JOINING).rename(where / INCOMING)
+
     def prepare(self, job: Job, pulse: Pulse) -> None:
         """Make a tree like the newest snapshot, from one that is not needed any more if there is one."""
         snapshots, where = self.snapshots(job), self._label(job)
@@ -109,7 +126,7 @@ class HardlinkStore(Trees):
         if not (where / name).is_dir():
             self._delete(where, [each for each in names(where) if each == PREPARING], pulse)
             if not self._recycle(job, snapshots[-1], pulse):
-                link_tree(snapshots[-1].path, where, PREPARING, pulse)
+                link_tree(snapshots[-1].name, where, PREPARING, pulse)
             sync(where, pulse)
             (where / PREPARING).rename(where / name)
             sync_directory(where)
@@ -135,6 +152,7 @@ class HardlinkStore(Trees):
 
     def _bases(self, where: Path, job: Job, pulse: Pulse) -> tuple[Snapshot | None, tuple[str, ...]]:
         """Return the newest snapshot, and options to link to it and to what interrupted runs left."""
+        self._doom(where, [name for name in names(where) if name == JOINING])
         if (where / INCOMING).is_dir():
             self._set_aside(where, pulse)
         self._bound_leftovers(where, pulse)
@@ -153,13 +171,13 @@ class HardlinkStore(Trees):
         snapshots = self.snapshots(job)
         fill = Fill(job, Destination(where, INCOMING, ()), snapshots[-1] if snapshots else None)
         try:
-            link_tree(original.path, where, INCOMING, pulse)
+            link_tree(str(original.path), where, INCOMING, pulse)
         except FlashbackError as error:
             if "Too many links" not in error.what:
                 raise
             # A file with tens of thousands of names: their number doubles, so it has to be stored again.
             remove_trees(where, [INCOMING], pulse)
-            _copy_tree(original.path, where, pulse)
+            _copy(str(original.path), where, INCOMING, pulse)
         return fill
 
     def _after_commit(self, fill: Fill, pulse: Pulse) -> None:
@@ -186,18 +204,17 @@ class HardlinkStore(Trees):
             remove_trees(where, [left[-1]], pulse)
 
 
-def link_tree(original: Path, where: Path, name: str, pulse: Pulse) -> None:
+def link_tree(original: str, where: Path, name: str, pulse: Pulse) -> None:
     """Make a tree with links to all files of another: that changes nothing in it but the number of names."""
-    (where / name).mkdir(mode=0o700)
-    link_names(original, where / name, (), pulse)
+    _copy(original, where, name, pulse, "--link")
 
 
-def _copy_tree(original: Path, where: Path, pulse: Pulse) -> None:
-    argv = ["cp", "-a", "--no-target-directory", "--", str(original), INCOMING]
+def _copy(original: str, where: Path, name: str, pulse: Pulse, *options: str) -> None:
+    argv = ["cp", "-a", *options, "--no-target-directory", "--", original, name]
     done = process.run(process.tied(argv), cwd=where, pulse=pulse, timeout=LONG)
     if done.code != 0:
         said = " ".join(done.stderr.split())[-300:]
-        raise FlashbackError(f"{original} cannot be copied: {said}", "Nothing was committed")
+        raise FlashbackError(f"{where / original} cannot be copied: {said}", "Nothing was committed")
 
 
 def link_names(original: Path, tree: Path, wanted: Sequence[str], pulse: Pulse) -> None:
@@ -221,6 +238,18 @@ def _still_there(tree: Path, names: Iterable[bytes]) -> dict[bytes, bool]:
     with below.opened(tree) as top:
         found = {name: below.status_of(top, name) for name in names}
     return {name: stat.S_ISDIR(status.st_mode) for name, status in found.items() if status is not None}
+
+
+def _possible_holes(newest: Path, comparison: Comparison) -> int:
+    """Return how many bytes of what is to be fetched may be holes, were it as dense as its predecessors."""
+    total = 0
+    with below.opened(newest) as top:
+        for name, item in comparison.new.items():
+            was = comparison.old.get(name)
+            if item.kind == "f" and item.first is None and (was is None or was.content != item.content):
+                status = None if was is None else below.status_of(top, name)
+                total += max(0, item.size - (status.st_blocks * 512 if status else 0))
+    return total
 
 
 def _in_the_way(comparison: Comparison) -> Iterator[bytes]:

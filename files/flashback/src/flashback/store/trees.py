@@ -6,7 +6,7 @@
     HOST/VOLUME/LABEL/incoming.synced              what arrived before this moment is safely on the disk
     HOST/VOLUME/LABEL/incoming.partial/            a file that was interrupted (btrfs: in incoming)
     HOST/VOLUME/LABEL/expired-.../                 to be deleted, or used for the next
-    HOST/VOLUME/LABEL/prepared-.../                a copy of that snapshot with which the next fill begins
+    HOST/VOLUME/LABEL/prepared-.../                a copy of that snapshot, to which the next fill is added
     HOST/VOLUME/LABEL/preparing/                   such a copy that is being made
     HOST/VOLUME/LABEL/deleting-.../                being deleted
     HOST/VOLUME/LABEL/kept.json                    snapshots that a person marked, with their notes
@@ -17,19 +17,18 @@ The sacred rule: a name is given or taken by one rename, and the directory is sy
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from flashback import below, process
 from flashback.errors import FlashbackError, StoppedError, UsageError
-from flashback.listing import UnclearError
+from flashback.listing import Comparison
 from flashback.model import SUSPECT, Job, Pulse, Snapshot, snapshot_name, snapshot_time
 from flashback.shelf import Shelf
 from flashback.store import Fill
@@ -191,6 +190,9 @@ class Trees:
     def prepare(self, job: Job, pulse: Pulse) -> None:
         """Do nothing: what a fill begins with can be had at once."""
 
+    def join(self, fill: Fill, comparison: Comparison) -> None:
+        """Do nothing: what did not change is there from the beginning."""
+
     # --- what the kinds do differently ---------------------------------------------------------------------
 
     def _seal(self, tree: Path) -> None:
@@ -201,12 +203,21 @@ class Trees:
 
     def _delete(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
         """Delete trees. Before that they lose any name by which they count as whole: deleting takes long."""
-        doomed = [name if name.startswith(DELETING) else f"{DELETING}{name}" for name in gone]
-        for name, other in zip(gone, doomed, strict=True):
-            (where / name).rename(where / other)
+        doomed = self._doom(where, gone)
         if gone:
             sync_directory(where)
         self._remove(where, doomed, pulse)
+
+    def _doom(self, where: Path, gone: Sequence[str]) -> list[str]:
+        """Give trees names under which `sweep` deletes them; return these."""
+        doomed = []
+        for name in gone:
+            free = name if name.startswith(DELETING) else f"{DELETING}{name}"
+            while free != name and os.path.lexists(where / free):
+                free += "."
+            (where / name).rename(where / free)
+            doomed.append(free)
+        return doomed
 
     def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
         remove_trees(where, gone, pulse)
@@ -323,44 +334,6 @@ def drop_unsynced(tree: Path, checkpoint: int, partial: Path, pulse: Pulse) -> N
                 os.unlink(path, dir_fd=top)
 
 
-def clear(tree: Path, gone: Iterable[bytes]) -> None:
-    """Take names out of a tree, the deepest first and following no link; a folder has to be empty."""
-    real = {b""}
-    with below.opened(tree) as top:
-        for name in sorted(gone, reverse=True):
-            if not _is_below(top, name.rpartition(b"/")[0], real):
-                continue
-            status = below.status_of(top, name)
-            if status is None:
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                _remove_folder(top, name)
-            else:
-                os.unlink(name, dir_fd=top)
-
-
-def _remove_folder(top: int, name: bytes) -> None:
-    try:
-        os.rmdir(name, dir_fd=top)
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
-        raise UnclearError(f"{os.fsdecode(name)!r} holds more than was listed") from None
-
-
-def _is_below(top: int, folder: bytes, real: set[bytes]) -> bool:
-    """Return whether a folder is one, and not a link to somewhere else; `real` remembers those that are."""
-    if folder in real:
-        return True
-    if not _is_below(top, folder.rpartition(b"/")[0], real):
-        return False
-    status = below.status_of(top, folder)
-    found = status is not None and stat.S_ISDIR(status.st_mode)
-    if found:
-        real.add(folder)
-    return found
-
-
 def note_synced(where: Path) -> None:
     """Remember that all there is now is on the disk. Should this be lost, nothing is believed to be."""
     fresh = where / f"{SYNCED}.new"
@@ -383,11 +356,15 @@ def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
     """Write names down and return the options with which rsync looks at exactly these.
 
     It looks at the folder that holds them all by itself.  Named, that would bring all entries directly in it.
+
+    rsync is told to trust the sender: else it looks through all names for each one that it receives, and
+    10,000 names take minutes on a small processor.  So whoever fetches by name has to see to it that a
+    name that was not asked for does no harm.
     """
     names = sorted(name for name in wanted if name != b".")
     # The dot before a name keeps rsync from taking it for a comment.
     listed.write_bytes(b"".join(b"./" + name + b"\0" for name in names) or b".\0")
-    return ("--from0", f"--files-from={listed}", *(() if names else ("--exclude=/*",)))
+    return ("--from0", f"--files-from={listed}", "--trust-sender", *(() if names else ("--exclude=/*",)))
 
 
 def sync(where: Path, pulse: Pulse) -> None:
