@@ -17,13 +17,13 @@ TOP = Path(__file__).resolve().parent.parent
 # The engine's rig and its helpers, which are no package.
 sys.path[:0] = [str(TOP / "files/flashback/tests"), str(TOP / "files/flashback/bench")]
 
-from limits import describe_machine  # noqa: E402
+from limits import describe_machine  # noqa: E402 - found through the line above
 
-from bench import report  # noqa: E402 - found through the lines above
-from bench.data import SIZES, Size  # noqa: E402
-from bench.results import Results, records  # noqa: E402
-from bench.run import PHASES, Wanted, run  # noqa: E402
-from bench.tools import ALL  # noqa: E402
+from bench import report  # noqa: E402 - as above
+from bench.data import SIZES, Size  # noqa: E402 - as above
+from bench.results import Results, records  # noqa: E402 - as above
+from bench.run import PHASES, Wanted, run  # noqa: E402 - as above
+from bench.tools import ALL  # noqa: E402 - as above
 
 FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 RESULTS = TOP / "bench/results"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 import time
@@ -291,6 +292,22 @@ def test_holes_of_large_files_stay_holes(plug: Plug) -> None:
         plug.chores()
         for path in newest.glob("*t*"):
             assert path.stat().st_blocks * 512 < 1 << 20, path
+
+
+def test_a_prepared_tree_that_is_not_as_listed_costs_one_pass(plug: Plug) -> None:
+    (plug.source / "folder").mkdir()
+    write(plug.source / "folder/file", b"1", LONG_AGO)
+    begin(plug)
+    shutil.rmtree(plug.source / "folder")
+    prepared = list((plug.disk / plug.job.name).glob("prepared-*/folder"))
+    for folder in prepared:
+        (folder / "stranger").write_text("not listed")
+    if prepared:
+        plug.days += 1
+        (made,) = actions.run_pass(Board(plug.config, plug.now), no_pulse, target=plug.job.host)
+        assert (made.state, "more than was listed" in made.reason) == (JobState.FAILED, True)
+    plug.back_up()
+    assert plug.looked_at_all() == bool(prepared)
 
 
 def test_without_chores_everything_is_compared(plug: Plug) -> None:

@@ -50,8 +50,8 @@ from flashback.store.trees import (
 
 # rsync takes 20 --link-dest; every further one costs a lookup per file on a slow disk.
 LEFTOVERS = 8
-# Lists of what a fill has still to fetch.
 JOINING = f"{INCOMING}.joining"
+# Lists of what a fill has still to fetch.
 NAMES = "incoming.names"
 PARTED = "incoming.parted"
 # Looking for holes takes rsync a system call for each KiB. It is not done where no more bytes than this

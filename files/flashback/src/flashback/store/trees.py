@@ -357,9 +357,9 @@ def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
 
     It looks at the folder that holds them all by itself.  Named, that would bring all entries directly in it.
 
-    rsync is told to trust the sender: else it looks through all names for each one that it receives, and
-    10,000 names take minutes on a small processor.  So whoever fetches by name has to see to it that a
-    name that was not asked for does no harm.
+    rsync is told to trust the sender: else it looks through all names for each one that it receives, which
+    grows with the square of their number (5,000 names: a second of a fast processor).  So whoever fetches
+    by name has to see to it that a name that was not asked for does no harm.
     """
     names = sorted(name for name in wanted if name != b".")
     # The dot before a name keeps rsync from taking it for a comment.
