@@ -215,8 +215,9 @@ class Work:
             self._learn(fill, found, done, pulse)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
         if found:
-            self._join(fill, found)
-            missing = survey.settle(self._config, job, found, fill.tree)
+            with self._store.writing(fill, pulse):
+                self._join(fill, found)
+                missing = survey.settle(self._config, job, found, fill.tree)
             done = survey.totals(found, done)
         else:
             missing = self._missing(fill, done, pulse)
@@ -312,7 +313,15 @@ class Work:
             LOG.info("%s: every entry is compared: nothing is prepared for less", job.name)
             return None
         try:
-            found = survey.take(self._config, job, address, newest, now=self._board.now(), pulse=pulse)
+            found = survey.take(
+                self._config,
+                job,
+                address,
+                newest,
+                now=self._board.now(),
+                pulse=pulse,
+                above=self._store.changes_folders,
+            )
         except UnclearError as problem:
             LOG.info("%s: every entry is compared: %s", job.name, problem.what)
             return None

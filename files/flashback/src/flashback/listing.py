@@ -120,14 +120,12 @@ class Comparison:
     """Names that shared an inode with a name that is another file now."""
 
     def with_folders(self, names: Iterable[bytes]) -> set[bytes]:
-        """Return names together with all folders above them, so that those keep their times."""
-        found = set(names)
-        for name in names:
-            above = name
-            while above != b".":
-                above = above.rpartition(b"/")[0] or b"."
-                found.add(above)
-        return found
+        """Return names together with those of their folders that are new or different."""
+        return {*names, *(self.new.keys() & map(folder_of, names))}
+
+    def folders_as_they_were(self) -> set[bytes]:
+        """Return the folders in which something differs, without those that differ themselves."""
+        return set(map(folder_of, (*self.old, *self.new))) - self.old.keys() - self.new.keys()
 
     def changes(self, before: Totals, entries: int) -> tuple[Changes, Totals, int]:
         """Return how the new tree differs in content, its totals, and the number of its entries."""
@@ -148,8 +146,15 @@ class Comparison:
         return found, after, entries - len(self.old) + len(self.new)
 
 
-def compare(difference: Path, old: Path, new: Path, special: Iterable[bytes], limit: int) -> Comparison:
-    """Return what differs, with all that has to be looked at together.
+def folder_of(name: bytes) -> bytes:
+    """Return the path of the folder that holds an entry."""
+    return name.rpartition(b"/")[0] or b"."
+
+
+def compare(
+    difference: Path, old: Path, new: Path, special: Iterable[bytes], limit: int, *, above: bool = False
+) -> Comparison:
+    """Return what differs, with all that has to be looked at together, and with `above` all folders above it.
 
     `difference` holds the lines that only one of the listings has, those of `new` after a tab (comm -3);
     `special` names entries with attributes that no listing shows.  Raises UnclearError above `limit` entries.
@@ -172,7 +177,8 @@ def compare(difference: Path, old: Path, new: Path, special: Iterable[bytes], li
             for name in names:
                 _look_at(made, name, before, after)
             _bound(made, limit)
-        _look_at_folders_above(made, before, after)
+        if above:
+            _look_at_folders_above(made, before, after)
         made.anew = _parted(made, groups_before, groups_after)
     return made
 
@@ -233,11 +239,10 @@ def _content(tail: bytes) -> tuple[str, int, bytes] | None:
 
 
 def _look_at_folders_above(made: Comparison, before: Sorted, after: Sorted) -> None:
-    """Let the folders of all that is touched get their times back."""
     for name in [*made.old, *made.new]:
         above = name
         while above != b".":
-            above = above.rpartition(b"/")[0] or b"."
+            above = folder_of(above)
             if above in made.new:
                 break
             _look_at(made, above, before, after)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gzip
 import hashlib
 import os
@@ -48,6 +49,10 @@ HEADING = b"flashback-manifest 1 blake2s-16 "
 UNKNOWN = b"-"
 """Stands for the checksum of a file that could not be read."""
 CHUNK = 1 << 18
+# A file stays in the page cache after its checksum was made when it is less than the LARGE-th part of memory,
+# the first GiB of which is not counted: a plug has none to spare.
+LARGE = 64
+SPARED = 1 << 30
 # Inodes with several names of which the content was just read; more are read again instead of remembered.
 LINKS = 20_000
 # A terabyte at USB 2 takes half a day, in seconds.
@@ -208,6 +213,12 @@ def kind_of(mode: int) -> bytes:
     return b"l" if stat.S_ISLNK(mode) else b"o"
 
 
+@functools.cache
+def _memory() -> int:
+    """Return the bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def digest(
     top: int, path: bytes, pulse: Pulse = process.no_pulse, pace: Callable[[int], None] | None = None
 ) -> bytes:
@@ -217,7 +228,8 @@ def digest(
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise FlashbackError(f"{os.fsdecode(path)} is not a regular file any more")
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         hashing = hashlib.blake2s(digest_size=16)
@@ -226,8 +238,9 @@ def digest(
             pulse()
             if pace is not None:
                 pace(len(data))
-        # What was read once for its checksum would only push out what a backup needs.
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        # What was read once for its checksum would only push out what a backup needs, where memory is small.
+        if status.st_size * LARGE > _memory() - SPARED:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
     return hashing.hexdigest().encode()

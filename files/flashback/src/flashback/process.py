@@ -15,7 +15,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -62,6 +62,35 @@ def run(
     With `stall` it is ended when for so many seconds it printed nothing and no process of its group but
     ssh read or wrote anything.
     """
+    with beside(
+        argv,
+        pulse=pulse,
+        timeout=timeout,
+        cwd=cwd,
+        env=env,
+        on_output=on_output,
+        pass_fds=pass_fds,
+        stall=stall,
+    ) as finish:
+        return finish()
+
+
+@contextlib.contextmanager
+def beside(
+    argv: Sequence[str],
+    *,
+    pulse: Pulse = no_pulse,
+    timeout: float = 60.0,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    on_output: Callable[[str], None] | None = None,
+    pass_fds: Sequence[int] = (),
+    stall: float | None = None,
+) -> Iterator[Callable[[], Finished]]:
+    """Let a program run while something else is done; what is yielded waits for it, as `run` does.
+
+    It is ended with the context.
+    """
     try:
         child = subprocess.Popen(
             list(argv),
@@ -77,13 +106,18 @@ def run(
         raise FlashbackError(f"`{argv[0]}` cannot be started: {error.strerror}", "Is it installed?") from None
     tails = {"out": "", "err": ""}
     watch = _Watch(child.pid, timeout, stall)
-    try:
+
+    def finish() -> Finished:
         _listen(child, tails, watch, pulse, on_output)
+        _end(child)
+        return Finished(
+            child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
+        )
+
+    try:
+        yield finish
     finally:
         _end(child)
-    return Finished(
-        child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
-    )
 
 
 def pipeline(

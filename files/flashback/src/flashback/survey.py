@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -44,7 +44,6 @@ MOST_SHARE = 0.3
 FEW = 1000
 # Two clocks that are both right may differ by this much.
 SKEW = timedelta(seconds=3)
-SLOW = timedelta(days=1)
 # Memory of sort; what is more goes through files, on the backup disk.
 SORTING = "8M"
 LONG = 86400.0
@@ -91,8 +90,20 @@ def obstacle(  # noqa: PLR0911 - one line for each answer
     return ""
 
 
-def take(config: Config, job: Job, address: str, newest: Snapshot, *, now: datetime, pulse: Pulse) -> Survey:
-    """List the source and return what differs; raise UnclearError when everything has to be compared."""
+def take(
+    config: Config,
+    job: Job,
+    address: str,
+    newest: Snapshot,
+    *,
+    now: datetime,
+    pulse: Pulse,
+    above: bool = False,
+) -> Survey:
+    """List the source and return what differs, with `above` together with the folders above it.
+
+    Raises UnclearError when everything has to be compared.
+    """
     shelf = Shelf(config.data_dir, job)
     known = shelf.known(newest.name)
     assert known is not None  # noqa: S101 - `obstacle` has looked
@@ -102,7 +113,7 @@ def take(config: Config, job: Job, address: str, newest: Snapshot, *, now: datet
     _list(argv, fresh, pulse, env, job)
     special = shelf.special(newest.name)
     differing(shelf.text(newest.name), fresh, difference, pulse)
-    made = compare(difference, shelf.text(newest.name), fresh, special, _limit(known))
+    made = compare(difference, shelf.text(newest.name), fresh, special, _limit(known), above=above)
     with Sorted(fresh) as listed:
         received = listed.figure(transfer.arrived(job))
     return Survey(made, newest, known, special, now, received)
@@ -217,13 +228,18 @@ def settle(config: Config, job: Job, survey: Survey, tree: Path) -> int:
     return missing
 
 
-def _before_the_last(latest: bytes, started: datetime) -> bytes:
-    """Return from which time on entries are in doubt, if the last of them changed while it was listed.
+def _since(times: Iterable[bytes], started: datetime) -> bytes:
+    """Return from which of these times on entries are in doubt: they may have changed while they were listed.
 
-    That may be so on a client whose clock is slow: by a day at most, or its owner would notice.
+    Whatever the clock of the client says, that goes for the last ones before the listing began, too.
     """
-    last = _moment(latest)
-    return _as_listed(last - SKEW if last > started - SLOW else started)
+    begun = _as_listed(started - SKEW)
+    last = max((time for time in times if time < begun), default=None)
+    try:
+        return begun if last is None else _as_listed(_moment(last) - SKEW)
+    except (ValueError, OverflowError):
+        # No calendar knows it.
+        return begun
 
 
 def _recent(made: Comparison, started: datetime) -> set[bytes]:
@@ -233,9 +249,7 @@ def _recent(made: Comparison, started: datetime) -> set[bytes]:
         for name, item in made.new.items()
         if name not in made.old or made.old[name].content != item.content
     ]
-    if not changed:
-        return set()
-    threshold = _before_the_last(max(item.mtime for item in changed), started)
+    threshold = _since((item.mtime for item in changed), started)
     return {item.name for item in changed if item.mtime >= threshold}
 
 
@@ -298,11 +312,8 @@ def describe(config: Config, job: Job, snapshot: Snapshot, pulse: Pulse) -> int:
     used, started = begun
     fresh, raw = shelf.fresh("described"), shelf.fresh("txt")
     _list(["rsync", *transfer.LISTING, "--", f"{snapshot.path}/", f"{ABSENT}/"], fresh, pulse, {})
-    threshold = _as_listed(moment(started) - SKEW)
     with fresh.open("rb") as source:
-        items = filter(None, map(parse, source))
-        latest = max((item.mtime for item in items if item.mtime < threshold), default=threshold)
-    threshold = min(threshold, _before_the_last(latest, moment(started)))
+        threshold = _since((item.mtime for item in filter(None, map(parse, source))), moment(started))
     entries = files = size = 0
     with fresh.open("rb") as source, raw.open("wb") as target:
         for line in source:

@@ -8,6 +8,7 @@ a snapshot is complete if and only if it bears its timestamp name.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ class Store(Protocol):
 
     kind: str
     """`hardlink` or `btrfs`, as the status says it."""
+    changes_folders: bool
+    """Whether a fill of `begin_from` makes the folders above what is fetched as the client has them then."""
 
     def snapshots(self, job: Job) -> list[Snapshot]:
         """Return the complete snapshots of a job, oldest first, without the suspect ones."""
@@ -67,6 +70,9 @@ class Store(Protocol):
 
     def join(self, fill: Fill, comparison: Comparison) -> None:
         """Put what was fetched to all that did not change, in a fill that `begin_from` began."""
+
+    def writing(self, fill: Fill, pulse: Pulse) -> AbstractContextManager[None]:
+        """Return a context in which what has arrived is on its way to the disk, so that `commit` is short."""
 
     def prepare(self, job: Job, pulse: Pulse) -> None:
         """Make ready, between the backups, what a fill of `begin_from` is joined with."""

@@ -70,6 +70,7 @@ class BtrfsStore(Trees):
     """Subvolumes that share blocks."""
 
     kind = "btrfs"
+    changes_folders = True
 
     def begin(self, job: Job, pulse: Pulse) -> Fill:
         """Return a writable snapshot of the newest, or what an interrupted fill left of one."""

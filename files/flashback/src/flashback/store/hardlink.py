@@ -24,11 +24,11 @@ from pathlib import Path
 
 from flashback import below, process, transfer
 from flashback.errors import FlashbackError
-from flashback.listing import Comparison
+from flashback.listing import Comparison, folder_of
 from flashback.model import Destination, Job, Pulse, Snapshot
 from flashback.shelf import IDLE, Shelf
 from flashback.store import Fill
-from flashback.store.moving import clear, join
+from flashback.store.moving import clear, join, times_kept
 from flashback.store.trees import (
     EXPIRED,
     INCOMING,
@@ -65,6 +65,7 @@ class HardlinkStore(Trees):
     """Trees that share files by hard links."""
 
     kind = "hardlink"
+    changes_folders = False
 
     def begin(self, job: Job, pulse: Pulse) -> Fill:
         """Return an empty directory to fill; what an interrupted run left is linked from."""
@@ -112,8 +113,9 @@ class HardlinkStore(Trees):
         where = fill.destination.where
         assert fill.newest is not None  # noqa: S101 - `can_begin_from` has looked
         (where / f"{PREPARED}{fill.newest.name}").rename(where / JOINING)
-        clear(where / JOINING, _in_the_way(comparison))
-        join(where / INCOMING, where / JOINING, comparison.new)
+        with times_kept(where / JOINING, comparison.folders_as_they_were()):
+            clear(where / JOINING, _in_the_way(comparison))
+            join(where / INCOMING, where / JOINING, comparison.new)
         self._doom(where, [INCOMING])
         (where / JOINING).rename(where / INCOMING)
 
@@ -143,10 +145,11 @@ class HardlinkStore(Trees):
                 continue
             (where / name).rename(where / PREPARING)
             left = _still_there(newest.path, touched)
-            clear(where / PREPARING, (each for each in touched if each not in left or not left[each]))
-            if left:
-                wanted = by_name(Shelf(self._root, job, IDLE).fresh("names"), left)
-                link_names(newest.path, where / PREPARING, wanted, pulse)
+            with times_kept(where / PREPARING, set(map(folder_of, touched)) - touched):
+                clear(where / PREPARING, (each for each in touched if each not in left or not left[each]))
+                if left:
+                    wanted = by_name(Shelf(self._root, job, IDLE).fresh("names"), left)
+                    link_names(newest.path, where / PREPARING, wanted, pulse)
             return True
         return False
 

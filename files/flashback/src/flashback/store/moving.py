@@ -6,10 +6,11 @@ so nothing outside the two trees is ever touched.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from flashback import below, transfer
@@ -37,6 +38,24 @@ class _Folders:
             return False
         self._real.add(folder)
         return True
+
+
+@contextlib.contextmanager
+def times_kept(tree: Path, names: Collection[bytes]) -> Iterator[None]:
+    """Give the folders of a tree that bear these names back the times that they have now."""
+    with below.opened(tree) as top:
+        folders, before = _Folders(top), dict[bytes, os.stat_result]()
+        for name in names:
+            status = below.status_of(top, name) if folders.hold(name) else None
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                before[name] = status
+        yield
+        folders = _Folders(top)
+        for name, status in before.items():
+            now = below.status_of(top, name) if folders.hold(name) else None
+            if now is not None and now.st_ino == status.st_ino:
+                times = (status.st_atime_ns, status.st_mtime_ns)
+                os.utime(name, ns=times, dir_fd=top, follow_symlinks=False)
 
 
 def clear(tree: Path, gone: Iterable[bytes]) -> None:

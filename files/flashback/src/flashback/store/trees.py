@@ -22,7 +22,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -192,6 +192,10 @@ class Trees:
 
     def join(self, fill: Fill, comparison: Comparison) -> None:
         """Do nothing: what did not change is there from the beginning."""
+
+    def writing(self, fill: Fill, pulse: Pulse) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the file system writes what has arrived."""
+        return syncing(fill.destination.where, pulse)
 
     # --- what the kinds do differently ---------------------------------------------------------------------
 
@@ -369,7 +373,19 @@ def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
 
 def sync(where: Path, pulse: Pulse) -> None:
     """Bring all of the file system to the disk."""
-    done = process.run(["sync", "-f", "."], cwd=where, pulse=pulse, timeout=LONG)
+    with syncing(where, pulse):
+        pass
+
+
+@contextlib.contextmanager
+def syncing(where: Path, pulse: Pulse) -> Iterator[None]:
+    """Bring to the disk what the file system holds now, while something else is done.
+
+    The kernel tells of a failure to write once only: so it is never passed over.
+    """
+    with process.beside(["sync", "-f", "."], cwd=where, pulse=pulse, timeout=LONG) as finish:
+        yield
+        done = finish()
     if done.code != 0:
         raise FlashbackError(f"The backup disk cannot be synced: {' '.join(done.stderr.split())}")
 
