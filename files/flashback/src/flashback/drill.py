@@ -1,7 +1,7 @@
 """Prove that files can be given back: restore some, and compare them with what was stored.
 
 A random snapshot of a client lends a random handful of files, its newest one all files that are new
-in it (up to a size).  They are restored by rsync as a person's restore does, hashed against the
+in it (up to a size and a number).  They are restored by rsync as a person's restore does, hashed against the
 manifest, and compared with the client when it is there.  The result bears its date.
 
 It writes into `.flashback/drill` alone and always empties it.  The sacred rule: a drill is good only
@@ -34,6 +34,8 @@ FOLDER = "drill"
 MOST = 200_000_000
 # And of the free space at most this share.
 SHARE = 0.2
+# New files that one drill restores at most: memory holds them all.
+NEW_FILES = 10_000
 LONG = 86400.0
 # Problems that are named; more are counted.
 NAMED = 20
@@ -235,8 +237,9 @@ class _Try:
                 entry.inode,
                 entry.digest,
             )
-            # Of tiny files there may be any number: each counts for what it takes on the disk.
-            if not same and self.bytes + len(self.wanted) * 4096 + entry.size <= room:
+            # Each file counts for what it takes on the disk at least.
+            fits = len(self.wanted) < NEW_FILES and self.bytes + len(self.wanted) * 4096 + entry.size <= room
+            if not same and fits:
                 self._want(entry)
 
     def _want(self, entry: Entry) -> None:
