@@ -1,4 +1,4 @@
-"""What is known beyond the last pass: damaged files, restore drills, when the disk will be full.
+"""What is known beyond the last pass: damaged files, drills, open doors, when the disk will be full.
 
 Gathered by whoever verifies, into one small file on the backup disk; read by the daemon at
 every pass, which therefore need not load what gathers it.
@@ -13,7 +13,7 @@ from typing import Any
 
 from flashback.disk import META
 from flashback.model import Config, iso, moment
-from flashback.status import Care, Drill
+from flashback.status import Care, Doors, Drill
 
 # What the forecast looks back on.
 WEEKS = timedelta(days=60)
@@ -27,6 +27,7 @@ def load(data_dir: Path) -> Care:
             damaged=tuple(found["damaged"]),
             verified_at=found["verified_at"] and moment(found["verified_at"]),
             drills=tuple(Drill(**{**each, "at": moment(each["at"])}) for each in found["drills"]),
+            doors=tuple(Doors(**{**each, "at": moment(each["at"])}) for each in found.get("doors", ())),
             proven={name: moment(taken) for name, taken in found["proven"].items()},
             forecast=found["forecast"],
         )
@@ -36,7 +37,7 @@ def load(data_dir: Path) -> Care:
 
 def gather(config: Config, now: datetime) -> None:
     """Write down what the ledger, the history and the disk say now."""
-    from flashback import drill, forecast, verify  # noqa: PLC0415 - heavy, the daemon imports this
+    from flashback import doors, drill, forecast, verify  # noqa: PLC0415 - heavy, the daemon imports this
     from flashback.history import History  # noqa: PLC0415 - as above
 
     proven = {job.name: drill.proven(config, job) for job in config.jobs}
@@ -52,6 +53,9 @@ def gather(config: Config, now: datetime) -> None:
                 "reason": "; ".join(last.problems[:3]),
             }
             for host, last in drill.last(config).items()
+        ],
+        "doors": [
+            {"host": each.host, "at": iso(each.at), "problems": each.problems} for each in doors.last(config)
         ],
         "proven": {name: iso(taken) for name, taken in proven.items() if taken is not None},
         "forecast": forecast.sentence(History(config.data_dir).disk_use(now - WEEKS), config.reserve_percent),

@@ -1,4 +1,4 @@
-"""What is done between the backups: checksums for new snapshots, the night's verification, restore drills.
+"""What is done between the backups: checksums, the night's verification, restore drills, trying the key.
 
 It runs in a process of its own at idle priority, which the daemon starts and watches
 (`Chores`), so that no backup waits for it and the daemon stays small.  The sacred rule: a
@@ -42,7 +42,7 @@ def night_has_come(config: Config, last: datetime | None, local: datetime) -> bo
 
 def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> list[str]:
     """Do everything that is due, one thing after the other; return what failed, a sentence for each."""
-    from flashback import care, disk, drill, manifest, verify  # noqa: PLC0415 - the daemon imports this too
+    from flashback import care, disk, doors, drill, manifest, verify  # noqa: PLC0415 - the daemon imports this too
     from flashback.store import open_store  # noqa: PLC0415 - as above
 
     failed: list[str] = []
@@ -60,6 +60,8 @@ def run(config: Config, pulse: Pulse, now: Callable[[], datetime]) -> list[str]:
             _try(failed, "verifying", lambda: verify.run(config, pulse=pulse))
         for host in drill.due(config, now()):
             _try(failed, f"the restore drill of {host}", partial(drill.run, config, host, pulse=pulse))
+        for job in doors.due(config, now()):
+            _try(failed, "trying the key", partial(doors.run, config, job, now, pulse))
         care.gather(config, now())
     return failed
 

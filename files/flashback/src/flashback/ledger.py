@@ -24,7 +24,7 @@ from flashback.disk import META
 from flashback.errors import NotNowError
 from flashback.model import iso, snapshot_name
 
-VERSION = 1
+VERSION = 2
 T = TypeVar("T")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS drills (
     said TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS drills_by_host ON drills (host, id);
+CREATE TABLE IF NOT EXISTS doors (host TEXT PRIMARY KEY, at TEXT NOT NULL, problems TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS proven (
     job TEXT NOT NULL, snapshot TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (job, snapshot)
 );
@@ -268,6 +269,20 @@ class Ledger:
         """Take a snapshot's proof back: a later drill of it failed."""
         with self._db:
             self._db.execute("DELETE FROM proven WHERE job = ? AND snapshot = ?", (job, snapshot_name(taken)))
+
+    # --- what the key can do at the clients ----------------------------------------------------------------
+
+    def note_doors(self, host: str, at: datetime, problems: Sequence[str]) -> None:
+        """Write down what the key can do at a client besides reading."""
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO doors VALUES (?, ?, ?)", (host, iso(at), json.dumps(list(problems)))
+            )
+
+    def doors(self) -> list[tuple[str, datetime, list[str]]]:
+        """Return (host, moment, problems) as they were found last."""
+        query = "SELECT host, at, problems FROM doors ORDER BY host"
+        return [(host, _moment(at), json.loads(said)) for host, at, said in self._db.execute(query)]
 
 
 @contextmanager

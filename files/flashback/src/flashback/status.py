@@ -65,6 +65,15 @@ class Drill:
 
 
 @dataclass(frozen=True)
+class Doors:
+    """What the engine's key can do at a client besides reading; nothing is as it should be."""
+
+    host: str
+    at: datetime
+    problems: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Care:
     """What is known beyond the last pass: stored data read again, restores tried, the disk's future."""
 
@@ -72,6 +81,7 @@ class Care:
     """Stored files known to be damaged, as HOST/VOLUME/LABEL/SNAPSHOT/PATH."""
     verified_at: datetime | None = None
     drills: tuple[Drill, ...] = ()
+    doors: tuple[Doors, ...] = ()
     proven: Mapping[str, datetime] = field(default_factory=dict)
     """The newest snapshot of each job from which a restore was proven."""
     forecast: str = ""
@@ -227,6 +237,10 @@ def document(board: Board, now: datetime) -> Document:
                 "reason": each.reason,
             }
             for each in board.care.drills
+        ],
+        "doors": [
+            {"host": each.host, "at": iso(each.at), "problems": list(each.problems)}
+            for each in board.care.doors
         ],
         "jobs": [_job(board, each, now) for each in schedule.in_order(board.standings(), now)],
     }
@@ -523,10 +537,15 @@ def _care_problems(made: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{damaged} stored files are damaged, the first is {first}; `flashback damage` lists them"
         )
-    return found + [
+    found += [
         f"the restore drill of {drill['host']} failed: {drill['reason']}"
         for drill in made["drills"]
         if not drill["good"]
+    ]
+    return found + [
+        f"this server's key {' and '.join(doors['problems'])} at {doors['host']}: enrol that client again"
+        for doors in made.get("doors", ())
+        if doors["problems"]
     ]
 
 

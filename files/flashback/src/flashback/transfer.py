@@ -128,7 +128,12 @@ def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
 
 
 def shell(config: Config, job: Job, key: Path | None = None) -> str:
-    """Return the value of RSYNC_RSH: ssh that trusts one key, asks nothing and reads no one's settings."""
+    """Return the value of RSYNC_RSH."""
+    return " ".join(_rsh_quoted(word) for word in ssh(config, job, key))
+
+
+def ssh(config: Config, job: Job, key: Path | None = None) -> list[str]:
+    """Return the call of an ssh that trusts one key, asks nothing and reads no one's settings."""
     options = {
         "BatchMode": "yes",
         "IdentitiesOnly": "yes",
@@ -151,7 +156,7 @@ def shell(config: Config, job: Job, key: Path | None = None) -> str:
     words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(key or config.ssh_key)]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
-    return " ".join(_rsh_quoted(word) for word in words)
+    return words
 
 
 def sources(job: Job, address: str) -> list[str]:

@@ -45,6 +45,7 @@ COMMANDS = {
     "diff": "giving_back:diff",
     "excludes": "clients:excludes_group",
     "probe": "clients:probe",
+    "doors": "clients:doors",
     "bench-ssh": "clients:bench_ssh",
     "disk": "setting_up:disk_group",
     "config": "setting_up:config_group",

@@ -68,6 +68,33 @@ def probe(path: Path, target: str, as_json: bool) -> int:
     return 0
 
 
+@click.command()
+@click.argument("host", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@click.pass_obj
+def doors(path: Path, host: str | None, *, as_json: bool) -> int:
+    """Prove that the key can read and nothing else.
+
+    At each client (or at HOST) a shell, writing and forwarding a port are tried. Exit status: 0 all are
+    refused, 1 one is not.
+    """
+    from flashback import care, clock, disk  # noqa: PLC0415 - only this command needs it
+    from flashback import doors as action  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    disk.require(loaded)
+    jobs = [job for job in action.clients(loaded) if host in (None, job.host)]
+    if not jobs:
+        raise UsageError(f"No client{f' called {host}' if host else ''} is reached by ssh")
+    made = [action.run(loaded, job, clock.now) for job in jobs]
+    care.gather(loaded, clock.now())
+    if as_json:
+        print(json.dumps([{"host": each.host, "problems": each.problems} for each in made], indent=1))
+    for each in () if as_json else made:
+        print(each)
+    return 1 if any(each.problems for each in made) else 0
+
+
 @click.command("bench-ssh")
 @click.argument("target", metavar="HOST/VOLUME")
 @click.argument("file")
