@@ -74,7 +74,7 @@ def look(job: Job, known_hosts: Path, pulse: Pulse = process.no_pulse) -> Reach:
             f"or compare the key with the one on its screen and add the line `{job.host} TYPE KEY`",
         )
     search = _Search(job, pinned, pulse)
-    for place, rtt in race(_places(job.addresses, job.port, search.reasons, pulse), search.reasons, pulse):
+    for place, rtt in race(places_of(job.addresses, job.port, search.reasons, pulse), search.reasons, pulse):
         found = search.judge(place, rtt)
         if found is not None:
             return found
@@ -95,7 +95,7 @@ class _Search:
     def judge(self, place: Place, rtt: float) -> Reach | None:
         """Return the client when it is the one, and on a way that the job may take."""
         job = self._job
-        shown = _shown_keys(place.address, place.port, {kind for kind, _ in self._pinned}, self._pulse)
+        shown = shown_keys(place, {kind for kind, _ in self._pinned}, self._pulse)
         if not shown & self._pinned:
             if shown:
                 self._wrong.append(f"{place} shows another host key than the one pinned for {job.host}")
@@ -129,7 +129,7 @@ def _look_at_daemon(job: Job, host: str, port: int, pulse: Pulse) -> Reach:
     """Return whether an rsync daemon answers. It has no host key: who it is cannot be known."""
     reasons: list[str] = []
     slow: list[str] = []
-    for place, rtt in race(_places((host,), port, reasons, pulse), reasons, pulse):
+    for place, rtt in race(places_of((host,), port, reasons, pulse), reasons, pulse):
         obstacle = _obstacle(job, place, rtt, pulse)
         if not obstacle:
             return Reach(Kind.REACHABLE, place.address, rtt_ms=rtt)
@@ -170,7 +170,7 @@ class Place:
         return f"{self.address} port {self.port}"
 
 
-def _places(addresses: Sequence[str], port: int, reasons: list[str], pulse: Pulse) -> list[Place]:
+def places_of(addresses: Sequence[str], port: int, reasons: list[str], pulse: Pulse) -> list[Place]:
     """Return all numeric addresses of a client in the order of the configuration, without doubles."""
     found: dict[str, Place] = {}
     for address in addresses:
@@ -264,10 +264,21 @@ def pinned_keys(host: str, known_hosts: Path, pulse: Pulse = process.no_pulse) -
     return _keys(found.stdout)
 
 
-def _shown_keys(address: str, port: int, kinds: set[str], pulse: Pulse) -> set[tuple[str, str]]:
+def shown_keys(place: Place, kinds: set[str], pulse: Pulse = process.no_pulse) -> set[tuple[str, str]]:
+    """Return the (type, key) pairs that whatever answers there shows."""
     names = sorted({_SCAN_NAMES.get(kind, kind.split("-")[0]) for kind in kinds})
     done = process.run(
-        ["ssh-keyscan", "-T", str(KEYSCAN), "-p", str(port), "-t", ",".join(names), "--", address],
+        [
+            "ssh-keyscan",
+            "-T",
+            str(KEYSCAN),
+            "-p",
+            str(place.port),
+            "-t",
+            ",".join(names),
+            "--",
+            place.address,
+        ],
         pulse=pulse,
         timeout=2 * KEYSCAN * len(names),
     )

@@ -45,6 +45,7 @@ COMMANDS = {
     "diff": "giving_back:diff",
     "excludes": "clients:excludes_group",
     "probe": "clients:probe",
+    "enroll": "clients:enroll",
     "doors": "clients:doors",
     "bench-ssh": "clients:bench_ssh",
     "disk": "setting_up:disk_group",

@@ -69,6 +69,39 @@ def probe(path: Path, target: str, as_json: bool) -> int:
 
 
 @click.command()
+@click.argument("host")
+@click.option("--from", "sources", metavar="ADDRESS", multiple=True, help="Where this server connects from.")
+@click.option("--pin", "expected", metavar="FINGERPRINT", help="What the command showed at the client.")
+@click.pass_obj
+def enroll(path: Path, host: str, sources: tuple[str, ...], expected: str | None) -> int:
+    """Let this server read a new client.
+
+    Prints a command to paste into a shell of HOST, which shows the fingerprint of HOST's key. With that
+    fingerprint as --pin, HOST is trusted from then on. HOST has to be in the configuration.
+    """
+    from flashback import doors as found  # noqa: PLC0415 - only this command needs it
+    from flashback import enrolling  # noqa: PLC0415
+
+    loaded = configuration.load(path)
+    job = next((job for job in found.clients(loaded) if job.host == host), None)
+    if job is None:
+        raise UsageError(f"{path} has no client {host} that is reached by ssh", "Add it below `hosts:` first")
+    if job.user == "root":
+        raise UsageError(
+            f"{host} is read as root", "Set `user: flashback` for it: that account is made there"
+        )
+    if expected is None:
+        own = enrolling.checked(sources) or enrolling.own_addresses()
+        print(enrolling.command(job.user, enrolling.public_key(loaded), own))
+        print(f"\nThen, here: flashback enroll {host} --pin FINGERPRINT")
+        return 0
+    address = enrolling.pin(loaded, job, expected)
+    enrolling.require_readable(loaded, job, address)
+    print(f"{host} is pinned at {address}, and {job.source} can be read there")
+    return 0
+
+
+@click.command()
 @click.argument("host", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @click.pass_obj
