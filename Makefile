@@ -59,7 +59,7 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ruff check . $(SCRIPTS)
 	@ruff format --check . $(SCRIPTS)
 	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
-	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run
+	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run roles/base/files/usr/local/sbin/keep-journal-tail
 
 .PHONY: test-engine
 test-engine: setup ## Test the backup engine
@@ -77,6 +77,10 @@ bench: setup ## Measure the engine beside other backup programs
 	@files/workbench/install-debian-packages bench
 	@$(AS_ROOT) python -m bench run --size $(SIZE) $(BENCH)
 	@python -m bench report --size $(SIZE)
+
+.PHONY: bench-ansible
+bench-ansible: setup ## Time a run that changes nothing on the virtual plug, with and without ansible.cfg
+	@python -m bench.no_change
 
 .PHONY: test-project
 test-project: setup ## Test the workbench's tools and what is true of all roles

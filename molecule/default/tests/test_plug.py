@@ -13,11 +13,11 @@ testinfra_hosts = ["podman://backup-plug-test-plug"]
 def test_the_backup_disk_was_formatted_labelled_and_mounted(host: Any) -> None:
     mount = host.mount_point("/srv/backup")
     assert mount.exists
-    assert mount.filesystem == "ext4"
+    assert mount.filesystem == "btrfs"
     assert host.check_output(f"blkid -p -s LABEL -o value {mount.device}") == "backup"
 
 
-@pytest.mark.parametrize("name", ["flashback", "flashback-led", "ssh"])
+@pytest.mark.parametrize("name", ["flashback", "flashback-led", "ssh", "nftables"])
 def test_its_services_run(host: Any, name: str) -> None:
     service = host.service(name)
     assert service.is_running, host.run(f"journalctl --no-pager --lines 30 --unit {name}").stdout
@@ -73,7 +73,7 @@ def test_its_key_can_not_write_to_the_client(host: Any) -> None:
         "ssh -F none -i /var/lib/flashback/.ssh/id_ed25519 -o BatchMode=yes -o HostKeyAlias=client"
         " -o UserKnownHostsFile=/var/lib/flashback/.ssh/known_hosts"
     )
-    target = "backup-plug-test-client"
+    target = "flashback-reader@backup-plug-test-client"
     assert host.run(f"rsync -e '{shell}' /etc/hostname {target}:/evil").rc != 0
     assert host.run(f"{shell} {target} touch /evil").rc != 0
     assert host.run(f"rsync -e '{shell}' {target}:/home/anna/diary /tmp/diary").rc == 0
@@ -85,10 +85,40 @@ def test_the_configuration_says_who_wrote_it(host: Any) -> None:
     )
 
 
+def test_the_language_is_set(host: Any) -> None:
+    assert host.file("/etc/default/locale").content_string == "LANG=C.UTF-8\n"
+
+
+def test_whoever_logs_in_reads_how_the_backups_are(host: Any) -> None:
+    greeting = host.check_output("script --quiet --command 'sh -lc true' /dev/null")
+    assert "client-home-daily" in greeting
+    assert host.check_output("sh -lc true") == ""
+
+
+def test_security_updates_are_installed_by_themselves(host: Any) -> None:
+    settings = host.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
+    assert settings.count("Unattended-Upgrade::Origins-Pattern:: ") == 1
+    assert 'label=Debian-Security";' in settings
+
+
+def test_the_end_of_the_journal_is_kept(host: Any) -> None:
+    host.check_output("systemctl start journal-tail.service")
+    (name,) = host.file("/var/log/journal-tail").listdir()
+    assert "flashback" in host.check_output(f"zcat /var/log/journal-tail/{name}")
+    assert host.service("journal-tail.timer").is_running
+    assert host.service("journal-tail-at-end.service").is_enabled
+
+
+def test_a_disk_with_btrfs_is_scrubbed(host: Any) -> None:
+    assert host.service("backup-disk-scrub.timer").is_running
+    host.check_output("systemctl start backup-disk-scrub.service")
+
+
 def test_passwords_are_refused(host: Any) -> None:
     assert "passwordauthentication no" in host.check_output("sshd -T")
 
 
 def test_each_unit_is_sound(host: Any) -> None:
-    for unit in ("flashback.service", "flashback-led.service", "srv-backup.mount"):
+    for unit in ("flashback.service", "flashback-led.service", "srv-backup.mount", "journal-tail.service"):
         assert host.check_output(f"systemd-analyze verify /etc/systemd/system/{unit} 2>&1") == ""

@@ -32,7 +32,7 @@ set -eu
 command -v rrsync >/dev/null && command -v sudo >/dev/null || apt-get install -y rsync sudo \\
     || pacman -S --needed --noconfirm rsync sudo || dnf install -y rsync rsync-rrsync sudo
 reader=$(command -v rrsync)
-home=/var/lib/{account}-client
+home=/var/lib/{account}
 id {account} >/dev/null 2>&1 \\
     || useradd --system --user-group --create-home --home-dir "$home" --shell /bin/sh {account}
 usermod --password '*' {account}

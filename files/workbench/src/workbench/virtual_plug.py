@@ -263,15 +263,43 @@ def _gone(pid: int, seconds: float) -> bool:
 def _press_power_button(folder: Path) -> bool:
     """Ask QEMU to press the button; return False when its control socket does not answer."""
     try:
-        with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.settimeout(5)
-            monitor.connect(str(_monitor_socket(folder)))
-            with monitor.makefile("rw") as lines:
-                lines.readline()
-                for command in ("qmp_capabilities", "system_powerdown"):
-                    lines.write(json.dumps({"execute": command}) + "\n")
-                    lines.flush()
-                    lines.readline()
-    except (OSError, subprocess.SubprocessError):
+        _order(folder, "system_powerdown")
+    except OSError:
         return False
     return True
+
+
+def pull_disk(folder: Path) -> None:
+    """Pull the backup disk out of the running plug, as a hand would."""
+    _order(folder, "device_del", id="usb-disk")
+
+
+def return_disk(folder: Path) -> None:
+    """Plug the backup disk in again."""
+    serial = json.loads((folder / "machine.json").read_text())["disk_serial"]
+    # A name may be used once while the machine runs.
+    node = f"disk-{time.monotonic_ns()}"
+    image = {"driver": "file", "filename": str(folder / "disk.img")}
+    _order(folder, "blockdev-add", **{"driver": "raw", "node-name": node, "file": image})
+    _order(
+        folder, "device_add", driver="usb-storage", bus="usb.0", id="usb-disk", drive=node, serial=serial,
+        removable=False,
+    )  # fmt: skip
+
+
+def _order(folder: Path, command: str, **arguments: object) -> None:
+    """Give QEMU one order over its control socket (QMP); raise OSError when it does not follow."""
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(30)
+        monitor.connect(str(_monitor_socket(folder)))
+        with monitor.makefile("rw") as lines:
+            lines.readline()
+            for name, words in (("qmp_capabilities", {}), (command, arguments)):
+                lines.write(json.dumps({"execute": name, "arguments": words}) + "\n")
+                lines.flush()
+                answer = json.loads(lines.readline())
+                # Events come in between.
+                while "return" not in answer and "error" not in answer:
+                    answer = json.loads(lines.readline())
+                if "error" in answer:
+                    raise OSError(f"QEMU refuses {name}: {answer['error'].get('desc')}")

@@ -88,10 +88,12 @@ def enroll(path: Path, host: str, sources: tuple[str, ...], expected: str | None
         raise UsageError(f"{path} has no client {host} that is reached by ssh", "Add it below `hosts:` first")
     if job.user == "root":
         raise UsageError(
-            f"{host} is read as root", "Set `user: flashback` for it: that account is made there"
+            f"{host} is read as root", "Set `user: flashback-reader` for it: that account is made there"
         )
     if expected is None:
         own = enrolling.checked(sources) or enrolling.own_addresses()
+        if not own:
+            raise UsageError("This server's own addresses are not known", "Name them: --from ADDRESS")
         print(enrolling.command(job.user, enrolling.public_key(loaded), own))
         print(f"\nThen, here: flashback enroll {host} --pin FINGERPRINT")
         return 0
