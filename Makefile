@@ -87,8 +87,8 @@ test-project: setup ## Test the workbench's tools and what is true of all roles
 	@pytest files/workbench/tests tests/project bench/tests
 
 .PHONY: test-roles
-test-roles: setup ## Test the roles in two containers
-	@$(AS_ROOT) molecule test
+test-roles: setup ## Test the roles in two containers, on Debian 12 and on 13
+	@$(AS_ROOT) molecule test --all
 
 .PHONY: test-plug
 test-plug: setup ## Test a virtual plug from end to end

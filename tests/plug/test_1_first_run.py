@@ -33,7 +33,7 @@ def test_it_boots_from_a_usb_stick_and_keeps_backups_on_a_usb_disk(plug: Any) ->
 
 def test_the_backup_disk_is_labelled_and_nothing_on_it_can_be_run(plug: Any) -> None:
     mount = plug.mount_point("/srv/backup")
-    assert mount.filesystem == "ext4"
+    assert mount.filesystem == "btrfs"
     assert {"nodev", "nosuid", "noexec", "noatime"} <= set(mount.options)
     assert plug.check_output(f"lsblk --noheadings --output LABEL {mount.device}") == "backup"
 

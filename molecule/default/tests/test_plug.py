@@ -119,6 +119,20 @@ def test_passwords_are_refused(host: Any) -> None:
     assert "passwordauthentication no" in host.check_output("sshd -T")
 
 
+@pytest.mark.parametrize(
+    ("unit", "tenths"),
+    [
+        ("journal-tail", 20),
+        ("backup-disk-scrub", 20),
+        ("flashback-led", 20),
+        # The reason stands in the unit.
+        ("flashback", 24),
+    ],
+)
+def test_each_unit_is_locked_up(host: Any, unit: str, tenths: int) -> None:
+    host.check_output(f"systemd-analyze security --no-pager --threshold={tenths} {unit}.service")
+
+
 def test_each_unit_is_sound(host: Any) -> None:
     for unit in ("flashback.service", "flashback-led.service", "srv-backup.mount", "journal-tail.service"):
         assert host.check_output(f"systemd-analyze verify /etc/systemd/system/{unit} 2>&1") == ""
