@@ -70,9 +70,11 @@ def make_ready(config: Config, store: Store, job: Job, pulse: Pulse) -> str:
     """Prepare the next backup of a job, then delete what has expired and was of no use for that."""
     from flashback import survey  # noqa: PLC0415 - the daemon imports this module
 
-    newest = survey.missing(config, job, store.snapshots(job))
-    said = "" if newest is None else f"{survey.describe(config, job, newest, pulse)} entries listed"
+    said = ""
     if job.detect == "manifest":
+        newest = survey.missing(config, job, store.snapshots(job))
+        if newest is not None:
+            said = f"{survey.describe(config, job, newest, pulse)} entries listed"
         store.prepare(job, pulse)
     store.sweep(job, pulse)
     return said or "done"
