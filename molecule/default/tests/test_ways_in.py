@@ -110,7 +110,8 @@ def test_what_would_lock_everybody_out_is_taken_back(
 
 def test_settings_that_sshd_can_not_read_are_not_even_written(host: Any) -> None:
     before = host.file("/etc/ssh/sshd_config.d/10-plug.conf").content_string
-    code, said = playbook("--tags", "ssh", "--extra-vars", json.dumps({"ssh_extra_settings": ["Nonsense yes"]}))
+    nonsense = json.dumps({"ssh_extra_settings": ["Nonsense yes"]})
+    code, said = playbook("--tags", "ssh", "--extra-vars", nonsense)
     assert code == 2, said
     assert "bad configuration option" in said
     assert host.file("/etc/ssh/sshd_config.d/10-plug.conf").content_string == before
