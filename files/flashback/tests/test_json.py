@@ -27,6 +27,7 @@ DESCRIBED = {
     "bench-ssh": "bench-ssh",
     "config check": "config-check",
     "damage": "damage",
+    "doors": "doors",
     "drill": "drill",
     "excludes test": "excludes",
     "forecast": "forecast",
@@ -182,6 +183,7 @@ def test_what_verifying_says_for_programs(rig: Rig) -> None:
     rig.call("chores")
     assert said(rig, "damage") == []
     assert said(rig, "drill")[0]["good"]
+    assert said(rig, "doors")[0]["problems"] == []
     (rig.source / "a").unlink()
     status = (snapshot / "a").stat()
     (snapshot / "a").write_text("2" * 1000)

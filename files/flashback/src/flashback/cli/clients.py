@@ -10,7 +10,7 @@ import click
 
 from flashback import config as configuration
 from flashback.errors import NotNowError, UsageError
-from flashback.model import Config, Job
+from flashback.model import Config, Job, iso
 
 
 @click.group("excludes")
@@ -124,7 +124,7 @@ def doors(path: Path, host: str | None, *, as_json: bool) -> int:
     made = [action.run(loaded, job, clock.now) for job in jobs]
     care.gather(loaded, clock.now())
     if as_json:
-        print(json.dumps([{"host": each.host, "problems": each.problems} for each in made], indent=1))
+        print(json.dumps([{**asdict(each), "at": iso(each.at)} for each in made], indent=1))
     for each in () if as_json else made:
         print(each)
     return 1 if any(each.problems for each in made) else 0
