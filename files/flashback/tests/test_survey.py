@@ -510,6 +510,17 @@ def test_a_file_that_vanishes_or_changes_during_the_listing_is_no_danger(plug: P
     assert not plug.looked_at_all()
 
 
+def test_a_change_within_the_second_of_two_quick_backups_is_stored(plug: Plug) -> None:
+    begin(plug, 5)
+    second = int(time.time())
+    for number, content in enumerate((b"one", b"one", b"two")):
+        write(plug.source / "quick", content, second, number)
+        os.utime(plug.source, (second, second))
+        plug.back_up()
+        plug.chores()
+    assert not plug.looked_at_all()
+
+
 def test_the_daemon_prepares_the_next_backup_over_ssh_too(rig: Rig) -> None:
     for number in range(20):
         write(rig.source / f"file{number}", b"old", LONG_AGO + 10 * number)

@@ -210,7 +210,7 @@ def settle(config: Config, job: Job, survey: Survey, tree: Path) -> int:
                 groups.setdefault(item.first or name, set()).add(name)
             if status is not None and below.has_attributes(top, name):
                 special.add(name)
-    doubts |= _recent(made, survey.started)
+    doubts |= _recent(made, survey.started, soon=_soon(shelf, survey.newest))
     # Names are one file here exactly if they are one file there; in doubt about one all are in doubt.
     there = set(map(frozenset, groups.values()))
     for names in [*inodes.values(), *groups.values()]:
@@ -242,12 +242,18 @@ def _since(times: Iterable[bytes], started: datetime) -> bytes:
         return begun
 
 
-def _recent(made: Comparison, started: datetime) -> set[bytes]:
-    """Return what changed last."""
+def _soon(shelf: Shelf, newest: Snapshot) -> bool:
+    """Return whether the second in which the last listing was made may not have been over for this one."""
+    last, now = (path.stat().st_mtime for path in (shelf.text(newest.name), shelf.fresh("txt")))
+    return now - last < SKEW.total_seconds()
+
+
+def _recent(made: Comparison, started: datetime, *, soon: bool) -> set[bytes]:
+    """Return what changed last; `soon` after the last listing, what was in doubt then is so still."""
     changed = [
         item
         for name, item in made.new.items()
-        if name not in made.old or made.old[name].content != item.content
+        if name not in made.old or made.old[name].content != item.content or (soon and made.old[name].doubt)
     ]
     threshold = _since((item.mtime for item in changed), started)
     return {item.name for item in changed if item.mtime >= threshold}
