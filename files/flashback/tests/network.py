@@ -18,7 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 # linux/if_tun.h
@@ -97,7 +97,10 @@ def carry(plug: str, client: str, delays: Sequence[float]) -> None:
             under_way[target].append((time.monotonic() + delay, os.read(device, 65536)))
         for device, frames in under_way.items():
             while frames and frames[0][0] <= time.monotonic():
-                os.write(device, frames.popleft()[1])
+                frame = frames.popleft()[1]
+                # What arrives before the other end is up is lost, as with every cable.
+                with suppress(OSError):
+                    os.write(device, frame)
 
 
 if __name__ == "__main__":
