@@ -59,7 +59,8 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ruff check . $(SCRIPTS)
 	@ruff format --check . $(SCRIPTS)
 	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
-	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run roles/base/files/usr/local/sbin/keep-journal-tail
+	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run \
+	  roles/base/files/usr/local/sbin/keep-journal-tail
 
 .PHONY: test-engine
 test-engine: setup ## Test the backup engine

@@ -38,3 +38,18 @@ def test_one_pasted_command_and_its_fingerprint_bring_it_back(host: Any) -> None
     assert "and /home can be read there" in said
     assert "the key can read and nothing else" in host.check_output("flashback doors")
     host.check_output("flashback backup client --wait")
+
+
+def test_an_account_that_belongs_to_somebody_is_neither_changed_nor_removed(host: Any) -> None:
+    client = testinfra.get_host("podman://backup-plug-test-client")
+    client.check_output("useradd --create-home --comment 'Anna Person' --shell /bin/bash person")
+    client.check_output("sh -c 'echo mine > /home/person/letter'")
+    before = client.check_output("getent passwd person; getent shadow person")
+    keys = client.file("/home/person/.ssh/authorized_keys")
+    argv = ["ansible-playbook", "-i", str(PROJECT / "inventories/molecule"), "playbooks/clients.yml"]
+    for state in ("present", "absent"):
+        words = ["-e", "client_user=person", "-e", f"client_state={state}"]
+        subprocess.run([*argv, *words], cwd=PROJECT, check=True, capture_output=True)
+        assert client.check_output("getent passwd person; getent shadow person") == before
+        assert client.file("/home/person/letter").content_string == "mine\n"
+        assert ("flashback@plug" in keys.content_string) == (state == "present")

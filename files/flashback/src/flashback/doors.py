@@ -10,7 +10,6 @@ The sacred rule: a client that did not answer proves nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from flashback import process, reach, transfer
 from flashback.errors import NotNowError
 from flashback.ledger import asked, opened
 from flashback.model import Config, Job, Pulse
+from flashback.status import Doors
 
 # A day, less what the times of two passes may differ.
 OFTEN = timedelta(hours=20)
@@ -29,26 +29,11 @@ FORWARDED = 10
 NO_CONNECTION = 255
 
 
-@dataclass(frozen=True)
-class Tried:
-    """What was found at a client; no problem means that the key can only read."""
-
-    host: str
-    at: datetime
-    problems: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Return what was found in words."""
-        if not self.problems:
-            return f"{self.host}: the key can read and nothing else"
-        return f"{self.host}: the key {' and '.join(self.problems)}"
-
-
-def last(config: Config) -> list[Tried]:
+def last(config: Config) -> list[Doors]:
     """Return what was found last at each client that the configuration still has."""
     hosts = {job.host for job in _by_ssh(config)}
     found = asked(config.data_dir, lambda ledger: ledger.doors()) or []
-    return [Tried(host, at, tuple(problems)) for host, at, problems in found if host in hosts]
+    return [Doors(host, at, tuple(problems)) for host, at, problems in found if host in hosts]
 
 
 def due(config: Config, now: datetime) -> list[Job]:
@@ -62,12 +47,12 @@ def clients(config: Config) -> list[Job]:
     return list({job.host: job for job in reversed(_by_ssh(config))}.values())[::-1]
 
 
-def run(config: Config, job: Job, now: Callable[[], datetime], pulse: Pulse = process.no_pulse) -> Tried:
+def run(config: Config, job: Job, now: Callable[[], datetime], pulse: Pulse = process.no_pulse) -> Doors:
     """Try the doors of a job's client and write down what was found; raise NotNowError when it is away."""
     found = reach.look(job, config.known_hosts, pulse)
     if found.kind is not reach.Kind.REACHABLE:
         raise NotNowError(f"{job.host} cannot be reached: {found.reason}")
-    tried = Tried(job.host, now(), tuple(_problems(config, job, found.address, pulse)))
+    tried = Doors(job.host, now(), tuple(_problems(config, job, found.address, pulse)))
     with opened(config.data_dir) as ledger:
         ledger.note_doors(tried.host, tried.at, tried.problems)
     return tried

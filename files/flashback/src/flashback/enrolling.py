@@ -32,15 +32,15 @@ set -eu
 command -v rrsync >/dev/null && command -v sudo >/dev/null || apt-get install -y rsync sudo \\
     || pacman -S --needed --noconfirm rsync sudo || dnf install -y rsync rsync-rrsync sudo
 reader=$(command -v rrsync)
-home=/var/lib/{account}
-id {account} >/dev/null 2>&1 \\
-    || useradd --system --user-group --create-home --home-dir "$home" --shell /bin/sh {account}
-usermod --password '*' {account}
-install -d -m 0700 -o {account} -g {account} "$home/.ssh"
+id {account} >/dev/null 2>&1 || useradd --system --user-group --create-home --home-dir /var/lib/{account} \\
+    --comment 'Reads files for the backups' --shell /bin/sh --password '*' {account}
+home=$(getent passwd {account} | cut -d : -f 6)
+group=$(id -gn {account})
+install -d -m 0700 -o {account} -g "$group" "$home/.ssh"
 keys=$home/.ssh/authorized_keys
 line='restrict,from="{sources}",command="sudo -n '"$reader"' -ro /" {key}'
 grep -qxF "$line" "$keys" 2>/dev/null || printf '%s\\n' "$line" >> "$keys"
-chown {account}:{account} "$keys"
+chown {account}:"$group" "$keys"
 chmod 0600 "$keys"
 rule=$(mktemp)
 echo 'Defaults:{account} env_keep += "SSH_ORIGINAL_COMMAND"' > "$rule"

@@ -62,37 +62,36 @@ def run(
     With `stall` it is ended when for so many seconds it printed nothing and no process of its group but
     ssh read or wrote anything.
     """
-    with beside(
-        argv,
-        pulse=pulse,
-        timeout=timeout,
-        cwd=cwd,
-        env=env,
-        on_output=on_output,
-        pass_fds=pass_fds,
-        stall=stall,
-    ) as finish:
-        return finish()
+    child = _start(argv, cwd, env, pass_fds)
+    try:
+        return _finish(child, _Watch(child.pid, timeout, stall), pulse, on_output)
+    finally:
+        _end(child)
 
 
 @contextlib.contextmanager
 def beside(
-    argv: Sequence[str],
-    *,
-    pulse: Pulse = no_pulse,
-    timeout: float = 60.0,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
-    on_output: Callable[[str], None] | None = None,
-    pass_fds: Sequence[int] = (),
-    stall: float | None = None,
+    argv: Sequence[str], *, pulse: Pulse, timeout: float, cwd: str | os.PathLike[str]
 ) -> Iterator[Callable[[], Finished]]:
     """Let a program run while something else is done; what is yielded waits for it, as `run` does.
 
     It is ended with the context.
     """
+    child = _start(argv, cwd)
     try:
-        child = subprocess.Popen(
+        yield lambda: _finish(child, _Watch(child.pid, timeout, None), pulse)
+    finally:
+        _end(child)
+
+
+def _start(
+    argv: Sequence[str],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
             list(argv),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -104,20 +103,20 @@ def beside(
         )
     except OSError as error:
         raise FlashbackError(f"`{argv[0]}` cannot be started: {error.strerror}", "Is it installed?") from None
+
+
+def _finish(
+    child: subprocess.Popen[bytes],
+    watch: _Watch,
+    pulse: Pulse,
+    on_output: Callable[[str], None] | None = None,
+) -> Finished:
     tails = {"out": "", "err": ""}
-    watch = _Watch(child.pid, timeout, stall)
-
-    def finish() -> Finished:
-        _listen(child, tails, watch, pulse, on_output)
-        _end(child)
-        return Finished(
-            child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
-        )
-
-    try:
-        yield finish
-    finally:
-        _end(child)
+    _listen(child, tails, watch, pulse, on_output)
+    _end(child)
+    return Finished(
+        child.returncode, tails["out"], tails["err"], timed_out=watch.timed_out, stalled=watch.stalled
+    )
 
 
 def pipeline(

@@ -72,6 +72,12 @@ class Doors:
     at: datetime
     problems: Sequence[str]
 
+    def __str__(self) -> str:
+        """Return what was found in words."""
+        if not self.problems:
+            return f"{self.host}: the key can read and nothing else"
+        return f"{self.host}: the key {' and '.join(self.problems)}"
+
 
 @dataclass(frozen=True)
 class Care:
