@@ -86,6 +86,11 @@ class Rig:
         return self.top / "run"
 
     @property
+    def door(self) -> Path:
+        """What the client's sshd wrote down."""
+        return self.top / "sshd.log"
+
+    @property
     def config(self) -> Path:
         return self.top / "flashback.yml"
 
@@ -227,7 +232,7 @@ def running(tmp_path: Path) -> Iterator[Rig]:
     )
     Path("/run/sshd").mkdir(exist_ok=True)
     sshd = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
+        ["/usr/sbin/sshd", "-D", "-f", str(tmp_path / "sshd_config"), "-E", str(made.door)]
     )
     try:
         made.configure()

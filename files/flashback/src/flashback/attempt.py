@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from flashback import changes, disk, guard, process, reach, survey, transfer, wake
+from flashback import changes, connection, disk, guard, process, reach, survey, transfer, wake
 from flashback.errors import CancelledError, FlashbackError, NotNowError, StoppedError
 from flashback.history import History
 from flashback.listing import UnclearError
@@ -205,12 +206,13 @@ class Work:
         self._room.make(job, pulse)
         if job.copy_of is not None:
             return self._copy(job, started, pulse)
-        fill, found = self._begin_fill(job, self._survey(job, address, pulse), pulse)
-        try:
-            done = self._transfer(job, address, fill, pulse)
-        except (FlashbackError, OSError):
-            self._keep(fill)
-            raise
+        with connection.kept(self._config, job, address, pulse) as shared:
+            fill, found = self._begin_fill(job, self._survey(job, address, shared, pulse), pulse)
+            try:
+                done = self._transfer(job, address, shared, fill, pulse)
+            except (FlashbackError, OSError):
+                self._keep(fill)
+                raise
         if not done.verdict.complete:
             self._learn(fill, found, done, pulse)
             return self._give_up(fill, self._run(job, started, done.verdict.note, done))
@@ -300,7 +302,7 @@ class Work:
                 LOG.warning("%s: every entry is compared: %s", job.name, problem.what)
         return self._store.begin(job, pulse), None
 
-    def _survey(self, job: Job, address: str, pulse: Pulse) -> Survey | None:
+    def _survey(self, job: Job, address: str, shared: Path | None, pulse: Pulse) -> Survey | None:
         """Return what differs at the source, or None when every entry has to be compared."""
         complete = self._store.snapshots(job)
         newest = complete[-1] if complete else None
@@ -321,6 +323,7 @@ class Work:
                 now=self._board.now(),
                 pulse=pulse,
                 above=self._store.changes_folders,
+                shared=shared,
             )
         except UnclearError as problem:
             LOG.info("%s: every entry is compared: %s", job.name, problem.what)
@@ -329,7 +332,7 @@ class Work:
         LOG.info("%s: %d entries are looked at, all others are as listed", job.name, count)
         return found
 
-    def _transfer(self, job: Job, address: str, fill: Fill, pulse: Pulse) -> Transferred:
+    def _transfer(self, job: Job, address: str, shared: Path | None, fill: Fill, pulse: Pulse) -> Transferred:
         due = time.monotonic() + self._checkpoint
 
         def watch() -> None:
@@ -354,6 +357,7 @@ class Work:
             on_progress=on_progress,
             log=lambda line: LOG.info("%s: %s", job.name, line),
             lock=self._lock,
+            shared=shared,
         )
 
     def _missing(self, fill: Fill, done: Transferred, pulse: Pulse) -> int:

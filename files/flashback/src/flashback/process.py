@@ -84,6 +84,16 @@ def beside(
         _end(child)
 
 
+@contextlib.contextmanager
+def kept(argv: Sequence[str], *, cwd: str | os.PathLike[str]) -> Iterator[Callable[[], bool]]:
+    """Keep a program while the context lasts; what is yielded tells whether it still runs."""
+    child = _start(argv, cwd)
+    try:
+        yield lambda: child.poll() is None
+    finally:
+        _end(child)
+
+
 def _start(
     argv: Sequence[str],
     cwd: str | os.PathLike[str] | None,

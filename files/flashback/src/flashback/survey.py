@@ -99,6 +99,7 @@ def take(
     now: datetime,
     pulse: Pulse,
     above: bool = False,
+    shared: Path | None = None,
 ) -> Survey:
     """List the source and return what differs, with `above` together with the folders above it.
 
@@ -108,7 +109,7 @@ def take(
     known = shelf.known(newest.name)
     assert known is not None  # noqa: S101 - `obstacle` has looked
     fresh, difference = shelf.fresh("txt"), shelf.fresh("difference")
-    env = {} if job.local else {"RSYNC_RSH": transfer.shell(config, job)}
+    env = {} if job.local else {"RSYNC_RSH": transfer.shell(config, job, shared=shared)}
     argv = ["rsync", *transfer.listing(job), "--", *transfer.sources(job, address), f"{ABSENT}/"]
     _list(argv, fresh, pulse, env, job)
     special = shelf.special(newest.name)

@@ -127,13 +127,16 @@ def judge(code: int, stderr: str = "", timed_out: bool = False) -> Verdict:
     return Verdict(False, f"{meaning} (rsync exit {code})" + (f": {detail}" if detail else ""))
 
 
-def shell(config: Config, job: Job, key: Path | None = None) -> str:
+def shell(config: Config, job: Job, key: Path | None = None, *, shared: Path | None = None) -> str:
     """Return the value of RSYNC_RSH."""
-    return " ".join(_rsh_quoted(word) for word in ssh(config, job, key))
+    return " ".join(_rsh_quoted(word) for word in ssh(config, job, key, shared=shared))
 
 
-def ssh(config: Config, job: Job, key: Path | None = None) -> list[str]:
-    """Return the call of an ssh that trusts one key, asks nothing and reads no one's settings."""
+def ssh(config: Config, job: Job, key: Path | None = None, *, shared: Path | None = None) -> list[str]:
+    """Return the call of an ssh that trusts one key, asks nothing and reads no one's settings.
+
+    With `shared` it uses the connection of that socket while there is one.
+    """
     options = {
         "BatchMode": "yes",
         "IdentitiesOnly": "yes",
@@ -153,6 +156,8 @@ def ssh(config: Config, job: Job, key: Path | None = None) -> list[str]:
     }
     if config.ciphers:
         options["Ciphers"] = ",".join(config.ciphers)
+    if shared:
+        options["ControlPath"] = _ssh_quoted(str(shared).replace("%", "%%"))
     words = ["ssh", "-F", "none", "-p", str(job.port), "-i", str(key or config.ssh_key)]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
@@ -254,6 +259,7 @@ def fill(
     on_progress: Callable[[Progress], None],
     log: Callable[[str], None],
     lock: int | None = None,
+    shared: Path | None = None,
 ) -> Transferred:
     """Fill a directory from a client: one run of rsync for each pass, until one is not complete."""
     done = None if destination.passes else Transferred(Verdict(True), 0)
@@ -261,7 +267,7 @@ def fill(
         if not sources(job, address):
             raise NotNowError(f"Nothing matches {job.source}", "Connect the medium, or mend the pattern")
         argv = command(job, address, destination.target, options, selected=destination.selected)
-        env = {} if job.local else {"RSYNC_RSH": shell(config, job)}
+        env = {} if job.local else {"RSYNC_RSH": shell(config, job, shared=shared)}
         log(process.shown(argv, env, str(destination.where)))
         meter = Meter(on_progress)
         ended = process.run(
