@@ -4,6 +4,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 export PLUG_DIR ?= $(CURDIR)/.plug
 # Loop devices, owners and containers of the tests need root.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -H env PATH=$(PATH))
+# What `make plug` plays, with any options of ansible-playbook.
+PLAY := site.yml
 # FAST=1 keeps one Python running on the plug instead of starting one for each task.
 ifdef FAST
 export ANSIBLE_STRATEGY := mitogen_linear
@@ -32,7 +34,7 @@ setup: .venv/ready ## Install what the workbench needs (Debian packages, Python 
 
 .PHONY: plug
 plug: setup ## Build the virtual plug and make its first backup
-	@ansible-playbook site.yml
+	@ansible-playbook $(PLAY)
 
 .PHONY: status
 status: setup ## Show how the virtual plug and its backups are

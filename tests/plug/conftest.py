@@ -51,16 +51,20 @@ class Bench:
 
     def play(self, *arguments: str, expect: int | None = 0) -> Run:
         """Run a playbook of the project."""
+        return self.run("ansible-playbook", *arguments, expect=expect)
+
+    def run(self, *command: str, expect: int | None = 0) -> Run:
+        """Run a command in the project's folder."""
         begun = time.monotonic()
         done = subprocess.run(
-            ["ansible-playbook", *arguments],
+            command,
             cwd=PROJECT, env=self.environment, check=False, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         if expect is not None:
             assert done.returncode == expect, done.stdout
         run = Run(done.stdout, time.monotonic() - begun, done.returncode)
-        print(f"ansible-playbook {' '.join(arguments)}: {run.seconds:.0f} s", file=sys.__stdout__, flush=True)
+        print(f"{' '.join(command)}: {run.seconds:.0f} s", file=sys.__stdout__, flush=True)
         return run
 
     def ssh(self, command: str) -> list[str]:

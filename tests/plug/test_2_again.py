@@ -14,6 +14,22 @@ def test_a_second_run_changes_nothing_on_any_host(bench: Bench, first_run: Run) 
     assert again.changed == {"plug": 0, "laptop": 0}, again.changed_tasks
 
 
+def test_nor_does_a_fast_one_which_is_faster(bench: Bench, first_run: Run) -> None:
+    again = bench.run("make", "plug", "FAST=1")
+    assert again.changed == {"plug": 0, "laptop": 0}, again.changed_tasks
+
+
+def test_a_fast_run_does_not_lock_itself_out_either(bench: Bench, first_run: Run) -> None:
+    settings = "/etc/ssh/sshd_config.d/10-plug.conf"
+    before = bench.on_plug(f"cat {settings}")
+    extra = '{"ssh_extra_settings": ["AllowUsers nobody"]}'
+    locked = bench.run(
+        "make", "plug", "FAST=1", f"PLAY=playbooks/plug.yml --tags ssh --extra-vars '{extra}'", expect=2
+    )
+    assert "A second connection is refused" in locked.output
+    assert bench.on_plug(f"cat {settings}") == before
+
+
 def test_after_a_stop_the_same_plug_boots_and_nothing_else_changes(bench: Bench, first_run: Run) -> None:
     before = bench.on_plug("cat /etc/machine-id; flashback snapshots")
     assert virtual_plug.stop(bench.folder)
