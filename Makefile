@@ -67,7 +67,7 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ruff format --check . $(SCRIPTS)
 	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
 	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run \
-	  roles/base/files/usr/local/sbin/keep-journal-tail
+	  roles/base/files/usr/local/sbin/keep-journal-tail roles/backup_disk/files/usr/local/sbin/ask-backup-disk
 
 .PHONY: test-engine
 test-engine: setup ## Test the backup engine

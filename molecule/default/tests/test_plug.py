@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 testinfra_hosts = ["podman://backup-plug-test-plug"]
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def test_the_backup_disk_was_formatted_labelled_and_mounted(host: Any) -> None:
@@ -115,6 +120,52 @@ def test_a_disk_with_btrfs_is_scrubbed(host: Any) -> None:
     host.check_output("systemctl start backup-disk-scrub.service")
 
 
+def test_the_disk_is_asked_for_its_health_and_one_that_says_nothing_is_no_alarm(host: Any) -> None:
+    assert host.service("backup-disk-health.timer").is_running
+    host.check_output("systemctl start backup-disk-health.service")
+    assert "says nothing of its health" in host.check_output("journalctl -u backup-disk-health.service")
+    assert not json.loads(host.check_output("cat /run/flashback/status.json"))["disk"]["smart"]["known"]
+    assert not host.service("backup-disk-sleep.service").is_enabled
+    assert not host.service("smartmontools.service").is_enabled
+
+
+def test_a_folder_that_holds_files_is_no_place_for_the_disk(host: Any) -> None:
+    argv = [
+        "ansible",
+        "-i",
+        str(PROJECT / "inventories/molecule"),
+        "plug",
+        "-m",
+        "mount_point",
+        "-a",
+        "path=/etc/ssh",
+    ]
+    done = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert "The folder /etc/ssh below the backup disk holds files of the system's own disk" in done.stdout
+    assert done.returncode == 2
+    assert "i" not in host.check_output("lsattr -d /etc/ssh").split()[0]
+
+
+FAILING = """\
+#!/bin/sh
+echo '{"local_time": {"time_t": '$(date +%s)'}, "smart_status": {"passed": false}}'
+exit 8
+"""
+
+
+def test_what_the_disk_has_said_reaches_the_engine(host: Any) -> None:
+    """A program in the place of smartctl stands in for a disk that fails."""
+    text = base64.b64encode(FAILING.encode()).decode()
+    host.check_output("mv /usr/sbin/smartctl /usr/sbin/smartctl.true")
+    try:
+        host.check_output(f"echo {text} | base64 -d > /usr/sbin/smartctl; chmod 755 /usr/sbin/smartctl")
+        host.check_output("systemctl start backup-disk-health.service")
+        ill = "the backup disk is ill: it expects to fail soon; replace it soon"
+        host.check_output(f"timeout 90 sh -c 'until flashback status | grep \"{ill}\"; do sleep 1; done'")
+    finally:
+        host.check_output("mv /usr/sbin/smartctl.true /usr/sbin/smartctl; rm -f /run/backup-disk/smart.json")
+
+
 def test_passwords_are_refused(host: Any) -> None:
     assert "passwordauthentication no" in host.check_output("sshd -T")
 
@@ -124,6 +175,8 @@ def test_passwords_are_refused(host: Any) -> None:
     [
         ("journal-tail", 20),
         ("backup-disk-scrub", 20),
+        ("backup-disk-health", 20),
+        ("backup-disk-sleep", 20),
         ("flashback-led", 20),
         # The reason stands in the unit.
         ("flashback", 24),

@@ -382,6 +382,7 @@ TOP: dict[str, Check] = {
     "data_dir": _path,
     "disk_id": _matching(re.compile(r"\S+"), "the content of .flashback/id"),
     "run_dir": _path,
+    "smart": _path,
     "interval": _duration,
     "concurrency": _number(1, 8),
 }

@@ -53,6 +53,7 @@ MEANINGS = {
     "data_dir": "where the backup disk is mounted",
     "disk_id": "what `.flashback/id` on the disk must hold; without it any marked disk will do",
     "run_dir": "where the status files and the socket are",
+    "smart": "where the system writes what `smartctl --json` says of the backup disk",
     "interval": "time between two passes",
     "concurrency": "jobs that run at the same time, never two of one client",
     "clock.wait_for_sync": "whether passes wait until the clock is synchronised",

@@ -148,6 +148,7 @@ class Config:
     path: Path
     data_dir: Path
     disk_id: str | None = None
+    smart: Path | None = None
     run_dir: Path = Path("/run/flashback")
     interval: int = 600
     concurrency: int = 1

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flashback import __version__, pause, schedule
+from flashback import __version__, pause, schedule, smart
 from flashback.disk import Disk
 from flashback.model import (
     Config,
@@ -221,7 +221,7 @@ def document(board: Board, now: datetime) -> Document:
         },
         "clock": {"problem": board.clock},
         "config": {"path": str(config.path), "error": board.config_error},
-        "disk": _disk(board),
+        "disk": _disk(board, now),
         "led": {"green": config.led_green, "red": config.led_red},
         "interval_seconds": config.interval,
         "next_pass_at": iso(board.next_pass_at),
@@ -252,8 +252,9 @@ def document(board: Board, now: datetime) -> Document:
     }
 
 
-def _disk(board: Board) -> Document:
+def _disk(board: Board, now: datetime) -> Document:
     disk = board.disk or Disk(board.config.data_dir, False, "not looked at yet")
+    health = smart.read(board.config.smart, now)
     return {
         "mount": str(disk.mount),
         "present": disk.present,
@@ -268,6 +269,14 @@ def _disk(board: Board) -> Document:
         "free_inodes": disk.inodes_free,
         "shortage": board.shortage,
         "forecast": board.care.forecast,
+        "smart": {
+            "known": health.known,
+            "at": iso(health.at),
+            "problems": list(health.problems),
+            "temperature_celsius": health.temperature,
+            "power_on_hours": health.hours,
+            "replaced_sectors": health.replaced,
+        },
     }
 
 
@@ -529,6 +538,10 @@ def _engine_problems(made: Mapping[str, Any]) -> list[str]:
         found.append(made["clock"]["problem"])
     if made["disk"]["shortage"]:
         found.append(made["disk"]["shortage"])
+    if made["disk"].get("smart", {}).get("problems"):
+        found.append(
+            f"the backup disk is ill: {', '.join(made['disk']['smart']['problems'])}; replace it soon"
+        )
     return found
 
 
