@@ -27,7 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """Connect as Ansible does, run `true`, and fail when that is refused."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         fresh = self._fresh(task_vars or {})
-        if fresh._load_name == "ssh":
+        if fresh.transport == "ssh":
             fresh.set_option("ssh_args", ALONE)
             fresh.set_option("reconnection_retries", 0)
         time.sleep(SETTLING)
