@@ -101,15 +101,38 @@ def test_only_what_differs_is_written_and_shown(role: Role) -> None:
 def test_what_is_placed_once_is_left_to_its_owner(role: Role) -> None:
     files = [{"path": f"{role.there}/keys", "content": "", "once": True, "mode": "0600"}]
     role.play(files)
-    (role.there / "keys").write_text("of the clients\n")
+    assert (role.there / "keys").stat().st_mode & 0o777 == 0o600
+    (role.there / "elsewhere").write_text("of the clients\n")
+    (role.there / "keys").unlink()
+    (role.there / "keys").symlink_to("elsewhere")
     assert role.play(files)["placed"] == []
+    assert (role.there / "keys").readlink() == Path("elsewhere")
     assert (role.there / "keys").read_text() == "of the clients\n"
+
+
+def test_folders_above_can_be_read_by_all_whatever_the_umask(role: Role) -> None:
+    before = os.umask(0o077)
+    try:
+        role.play(
+            [
+                {"path": f"{role.there}/a/b/file", "content": ""},
+                {"path": f"{role.there}/c/d", "kind": "folder"},
+            ]
+        )
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in role.there.rglob("*")}
+    assert modes == {"a": 0o755, "b": 0o755, "file": 0o644, "c": 0o755, "d": 0o755}
 
 
 def test_what_cannot_be_placed_is_named(role: Role) -> None:
     role.there.write_text("no folder")
     said = role.play([{"path": f"{role.there}/file", "content": "x"}])
     assert said["msg"] == f"{role.there}/file can not be put in its place: File exists: {role.there}"
+    role.there.unlink()
+    said = role.play([{"path": f"{role.there}/file", "content": "x", "owner": "nobody-of-that-name"}])
+    assert "nobody-of-that-name" in said["msg"]
+    assert not list(role.there.iterdir())
     said = role.play([{"path": "/etc/absent"}])
     assert "neither templates/etc/absent.j2 nor files/etc/absent" in said["msg"]
 

@@ -18,6 +18,7 @@ description:
   - What is to be in C(/etc/x) is found as C(templates/etc/x.j2) or C(files/etc/x) of the role; C(content) or C(link)
     say otherwise.
   - Folders above are made where they are missing, open to read for all.
+  - systemd reads its units again when one of their files was placed.
 options:
   files:
     description: What is to be there, in this order.
@@ -49,6 +50,8 @@ placed:
   returned: always
 """
 
+UNITS = "/etc/systemd/system/"
+
 FILE = {
     "path": {"type": "path", "required": True},
     "kind": {"type": "str", "choices": ["file", "folder", "absent"], "default": "file"},
@@ -76,6 +79,8 @@ class Place:
 
     def put(self) -> bool:
         """Make it so, except in a rehearsal; return whether it was not."""
+        if self._wanted["once"] and self._path.exists():
+            return False
         if self._wanted["kind"] == "absent":
             return self._remove()
         if self._wanted["link"] is not None:
@@ -95,7 +100,7 @@ class Place:
         if self._path.is_symlink() and str(self._path.readlink()) == target:
             return False
         if not self._module.check_mode:
-            self._make_room()
+            make_folder(self._path.parent)
             fresh = self._path.with_name(f".{self._path.name}.new")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(target)
@@ -106,13 +111,11 @@ class Place:
         if self._path.is_dir():
             return False
         if not self._module.check_mode:
-            self._path.mkdir(mode=0o755, parents=True)
+            make_folder(self._path)
         return True
 
     def _file(self) -> bool:
         there = self._path.is_file() and not self._path.is_symlink()
-        if there and self._wanted["once"]:
-            return False
         content = (self._wanted["content"] or "").encode()
         before = self._path.read_bytes() if there else b""
         if there and before == content:
@@ -128,16 +131,14 @@ class Place:
         return True
 
     def _write(self, content: bytes) -> None:
-        self._make_room()
-        if self._path.is_symlink():
-            self._path.unlink()
+        make_folder(self._path.parent)
         descriptor, fresh = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        with os.fdopen(descriptor, "wb") as target:
-            target.write(content)
-            target.flush()
-            os.fsync(target.fileno())
-        self._attributes(fresh, "0644")
         try:
+            with os.fdopen(descriptor, "wb") as target:
+                target.write(content)
+                target.flush()
+                os.fsync(target.fileno())
+            self._attributes(fresh, "0644")
             self._validate(fresh)
             Path(fresh).rename(self._path)
         finally:
@@ -151,9 +152,6 @@ class Place:
         if code != 0:
             raise InvalidError(f"{words[0]} refuses it: {' '.join((errors or said).split())}")
 
-    def _make_room(self) -> None:
-        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-
     def _own(self, mode: str) -> bool:
         return self._attributes(str(self._path), mode) if self._path.exists() else False
 
@@ -162,6 +160,15 @@ class Place:
         changed = self._module.set_mode_if_different(path, self._wanted["mode"] or mode, False)
         changed = self._module.set_owner_if_different(path, owner, changed)
         return bool(self._module.set_group_if_different(path, owner, changed))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, open to read for all whatever the umask says."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir()
+    path.chmod(0o755)
 
 
 def main() -> None:
@@ -179,6 +186,8 @@ def main() -> None:
             module.fail_json(msg=f"{wanted['path']} can not be put in its place: {reason}", placed=placed)
         if place.diff:
             diffs.append(place.diff)
+    if not module.check_mode and any(path.startswith(UNITS) for path in placed):
+        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
     module.exit_json(changed=bool(placed), placed=placed, diff=diffs)
 
 

@@ -11,7 +11,7 @@ module: units
 short_description: Enable, start and stop many units of systemd at once
 description:
   - On a slow plug each task costs seconds, whatever it does. This is one for all units of a role.
-  - systemd reads its units again by itself where their files have changed.
+  - systemd reads its units again where one of these is not known yet, or its file has changed.
   - In a rehearsal a unit that is not there yet counts as one that would be started.
 options:
   units:
@@ -24,6 +24,7 @@ options:
       running: {description: Whether it runs from the start of the plug on., type: bool, default: true}
       enabled: {description: 'Whether it is started at each start; by default as C(running).', type: bool}
       generated: {description: Whether a program makes it at each start, so that it can not be enabled., type: bool, default: false}
+      momentary: {description: 'Whether others start it and it soon ends: it is enabled or not, and neither started nor stopped.', type: bool, default: false}
       restarted: {description: Whether to start it again although it runs., type: bool, default: false}
 author: The authors of this project
 """
@@ -41,6 +42,7 @@ UNIT = {
     "running": {"type": "bool", "default": True},
     "enabled": {"type": "bool"},
     "generated": {"type": "bool", "default": False},
+    "momentary": {"type": "bool", "default": False},
     "restarted": {"type": "bool", "default": False},
 }
 PROPERTIES = ("LoadState", "UnitFileState", "ActiveState", "NeedDaemonReload")
@@ -59,6 +61,8 @@ def steps(unit: dict[str, Any], is_now: dict[str, str]) -> list[str]:
     words = []
     if not unit["generated"] and enabled != (is_now["UnitFileState"] in ("enabled", "static", "alias")):
         words.append("enable" if enabled else "disable")
+    if unit["momentary"]:
+        return words
     runs = is_now["ActiveState"] in RUNNING
     if unit["running"]:
         words += ["start"] if not runs else ["restart"] if unit["restarted"] else []

@@ -7,8 +7,8 @@ connects by itself.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +25,7 @@ LOOK = 0.01
 @contextlib.contextmanager
 def kept(config: Config, job: Job, address: str, pulse: Pulse) -> Iterator[Path | None]:
     """Keep a connection to a job's client; yields its socket, or nothing where there is none."""
-    name = hashlib.blake2s(job.name.encode(), digest_size=6).hexdigest()
-    socket = config.run_dir.absolute() / f"ssh-{name}"
+    socket = config.run_dir.absolute() / f"ssh-{zlib.crc32(job.name.encode()):08x}"
     if job.local or job.source.startswith("rsync://") or len(bytes(socket)) > LONGEST:
         yield None
         return

@@ -1,6 +1,6 @@
 """What the backup disk says of its own health, from what `smartctl --json` has written.
 
-The engine is not root and may ask no disk: a unit of the system writes the file, day by day.  Format:
+The engine is not root and may ask no disk: a unit of the system writes the file, hour by hour.  Format:
 smartctl(8), json_format_version 1.  A disk, or a bridge, that tells nothing is no reason for an alarm.
 """
 
