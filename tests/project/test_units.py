@@ -20,7 +20,7 @@ ActiveState=inactive
 UnitFileState=
 NeedDaemonReload=no
 """
-WANTED = {"running": True, "enabled": None, "generated": False, "momentary": False, "restarted": False}
+WANTED = {"running": True, "generated": False, "momentary": False, "restarted": False}
 
 
 def test_what_systemctl_says_of_each_unit_is_read() -> None:
@@ -44,7 +44,6 @@ def test_what_systemctl_says_of_each_unit_is_read() -> None:
         ({}, "static", "activating", []),
         ({"running": False}, "enabled", "active", ["disable", "stop"]),
         ({"running": False}, "", "inactive", []),
-        ({"running": False, "enabled": True}, "enabled", "inactive", []),
         ({"generated": True}, "generated", "inactive", ["start"]),
         ({"momentary": True}, "disabled", "inactive", ["enable"]),
         ({"momentary": True}, "enabled", "activating", []),

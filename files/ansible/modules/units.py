@@ -22,7 +22,6 @@ options:
     suboptions:
       name: {description: The whole name, with its ending., type: str, required: true}
       running: {description: Whether it runs from the start of the plug on., type: bool, default: true}
-      enabled: {description: 'Whether it is started at each start; by default as C(running).', type: bool}
       generated: {description: Whether a program makes it at each start, so that it can not be enabled., type: bool, default: false}
       momentary: {description: 'Whether others start it and it soon ends: it is enabled or not, and neither started nor stopped.', type: bool, default: false}
       restarted: {description: Whether to start it again although it runs., type: bool, default: false}
@@ -40,7 +39,6 @@ RETURN = "{}"
 UNIT = {
     "name": {"type": "str", "required": True},
     "running": {"type": "bool", "default": True},
-    "enabled": {"type": "bool"},
     "generated": {"type": "bool", "default": False},
     "momentary": {"type": "bool", "default": False},
     "restarted": {"type": "bool", "default": False},
@@ -57,10 +55,11 @@ def parsed(text: str) -> list[dict[str, str]]:
 
 def steps(unit: dict[str, Any], is_now: dict[str, str]) -> list[str]:
     """Return the words of systemctl that make a unit what it is to be."""
-    enabled = unit["running"] if unit["enabled"] is None else unit["enabled"]
     words = []
-    if not unit["generated"] and enabled != (is_now["UnitFileState"] in ("enabled", "static", "alias")):
-        words.append("enable" if enabled else "disable")
+    if not unit["generated"] and unit["running"] != (
+        is_now["UnitFileState"] in ("enabled", "static", "alias")
+    ):
+        words.append("enable" if unit["running"] else "disable")
     if unit["momentary"]:
         return words
     runs = is_now["ActiveState"] in RUNNING
