@@ -133,6 +133,30 @@ def test_other_contents_are_not_adopted(kind: str) -> None:
     assert drives.adoptable(holding(("/dev/sdb1", kind, "backup")), WANTED) is None
 
 
+def test_an_encrypted_disk_is_unlocked_where_it_is_wanted_and_else_named() -> None:
+    drive = holding(("/dev/sdb", "gpt", ""), ("/dev/sdb1", "crypto_LUKS", "backup-luks"))
+    assert drives.adoptable(drive, replace(WANTED, encrypted=True)).path == "/dev/sdb1"
+    assert drives.adoptable(drive, WANTED) is None
+    assert "backup_disk_encrypted: true unlocks it" in drives.reasons_against_formatting(drive, WANTED)[0]
+
+
+def test_a_disk_that_is_not_encrypted_is_not_taken_for_one_that_is() -> None:
+    drive = holding(("/dev/sdb1", "btrfs", "backup"))
+    encrypted = replace(WANTED, encrypted=True)
+    assert drives.adoptable(drive, encrypted) is None
+    (reason,) = drives.reasons_against_formatting(drive, encrypted)
+    assert "btrfs, which is not encrypted; backup_disk_encrypted: false uses it as it is" in reason
+
+
+def test_encrypted_backups_are_destroyed_only_by_the_word_that_names_their_container() -> None:
+    content = drives.Content("/dev/sdb1", "crypto_LUKS", uuid="cccc", label=drives.container_label("backup"))
+    full = replace(BLANK, blank=False, contents=(content,))
+    for encrypted in (False, True):
+        wanted = replace(WANTED, encrypted=encrypted, wipe="WD1")
+        assert "backup_disk_wipe=cccc" in drives.reasons_against_formatting(full, wanted)[0]
+        assert drives.reasons_against_formatting(full, replace(wanted, wipe="cccc")) == []
+
+
 def test_the_word_to_wipe_prevents_adoption() -> None:
     drive = holding(("/dev/sdb1", "ext4", "backup"))
     assert drives.adoptable(drive, replace(WANTED, wipe="WD1")) is None

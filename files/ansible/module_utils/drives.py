@@ -17,6 +17,7 @@ GIB = 1 << 30
 #: What to ask lsblk for.  NAME makes it nest partitions below their drive; without it none is seen to be mounted.
 LSBLK_COLUMNS = "NAME,PATH,TYPE,TRAN,HOTPLUG,RO,SIZE,SERIAL,MODEL,MOUNTPOINTS"
 USABLE = ("btrfs", "ext4", "xfs")
+CONTAINER = "crypto_LUKS"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Wanted:
     """Label of the file system that holds backups."""
     mount: str = "/srv/backup"
     """Where that file system belongs."""
+    encrypted: bool = False
+    """Whether that file system lies in an encrypted container."""
 
 
 class Refusal(Exception):  # noqa: N818  it is an answer, not a fault
@@ -151,13 +154,19 @@ def reasons_against_use(drive: Drive, wanted: Wanted) -> list[str]:
     return reasons
 
 
+def container_label(label: str) -> str:
+    """Return the label of the container that holds the file system of that label: two of one name would hide each other."""
+    return f"{label}-luks"
+
+
 def word_to_wipe(drive: Drive, label: str) -> str:
     """Return the word that lets this drive be wiped.
 
     It is the drive's serial; for a drive that holds backups it is the UUID of their file system, so that a
     word that was left in an inventory can not destroy them at a later run.
     """
-    backups = [content.uuid for content in drive.contents if content.label == label and content.uuid]
+    labels = (label, container_label(label))
+    backups = [content.uuid for content in drive.contents if content.label in labels and content.uuid]
     return backups[0] if backups else drive.serial or drive.path
 
 
@@ -168,13 +177,23 @@ def reasons_against_formatting(drive: Drive, wanted: Wanted) -> list[str]:
         reasons.append(f"it is mounted on {', '.join(drive.mounted)}")
     word = word_to_wipe(drive, wanted.label)
     if not drive.blank and wanted.wipe != word:
-        held = ", ".join(sorted({content.kind for content in drive.contents})) or "data of an unknown kind"
-        reasons.append(f"it holds {held}; to destroy that, run again with -e backup_disk_wipe={word}")
+        kinds = {content.kind for content in drive.contents}
+        held = ", ".join(sorted(kinds)) or "data of an unknown kind"
+        otherwise = ""
+        if wanted.encrypted and kinds.intersection(USABLE):
+            otherwise = ", which is not encrypted; backup_disk_encrypted: false uses it as it is"
+        elif not wanted.encrypted and CONTAINER in kinds:
+            otherwise = "; backup_disk_encrypted: true unlocks it"
+        reasons.append(
+            f"it holds {held}{otherwise}; to destroy that, run again with -e backup_disk_wipe={word}"
+        )
     return reasons
 
 
 def adoptable(drive: Drive, wanted: Wanted) -> Content | None:
-    """Return the file system of this drive that is used as it is, or None when the drive is to be formatted.
+    """Return what of this drive is used as it is, or None when the drive is to be formatted.
+
+    That is a file system, or the encrypted container of one.
 
     One usable file system is adopted; among several, the one that bears the backup disk's label.  A place that
     shows signatures of different kinds is a remnant or a RAID member, and is never trusted.
@@ -182,7 +201,9 @@ def adoptable(drive: Drive, wanted: Wanted) -> Content | None:
     if wanted.wipe and wanted.wipe == word_to_wipe(drive, wanted.label):
         return None
     elsewhere = [point for point in drive.mounted if point != wanted.mount]
-    usable = [content for content in drive.contents if content.kind in USABLE]
+    kinds = (CONTAINER,) if wanted.encrypted else USABLE
+    label = container_label(wanted.label) if wanted.encrypted else wanted.label
+    usable = [content for content in drive.contents if content.kind in kinds]
     if usable and elsewhere:
         raise Refusal(f"{drive.describe()} is in use: it is mounted on {', '.join(elsewhere)}.")
     for content in usable:
@@ -194,7 +215,7 @@ def adoptable(drive: Drive, wanted: Wanted) -> Content | None:
                 f"{content.path} shows {content.kind} and {', '.join(others)} at once, so what it holds is not certain. "
                 "Name another disk, or remove the signature that is a remnant with wipefs."
             )
-    labelled = [content for content in usable if content.label == wanted.label]
+    labelled = [content for content in usable if content.label == label]
     if len(usable) == 1:
         return usable[0]
     if len(labelled) == 1:
@@ -202,6 +223,6 @@ def adoptable(drive: Drive, wanted: Wanted) -> Content | None:
     if usable:
         found = ", ".join(f"{content.path} ({content.kind}, label '{content.label}')" for content in usable)
         raise Refusal(
-            f"{drive.describe()} holds several file systems: {found}. Label the one to use '{wanted.label}'."
+            f"{drive.describe()} holds several file systems: {found}. Label the one to use '{label}'."
         )
     return None

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.drives import (
+    CONTAINER,
     LSBLK_COLUMNS,
+    USABLE,
     Content,
     Drive,
     Refusal,
     Wanted,
     adoptable,
+    container_label,
     find,
     from_lsblk,
     reasons_against_formatting,
     reasons_against_use,
+    word_to_wipe,
 )
 
 DOCUMENTATION = r"""
@@ -34,6 +38,11 @@ options:
   smallest_gib: {description: The disk has at least this size., type: float, required: true}
   largest_gib: {description: The disk has at most this size., type: float, required: true}
   allow_loop: {description: Whether a loop device will do., type: bool, default: false}
+  encrypted: {description: Whether the file system lies in an encrypted container; by default where there is a passphrase., type: bool}
+  passphrase: {description: "What unlocks the encrypted container of the file system; empty for a disk without one.", type: str, default: ""}
+  mapped: {description: Name below /dev/mapper under which the content of a container appears., type: str, default: backup}
+  adopt: {description: "Whether the disk is used as it is, encrypted or not, and never formatted.", type: bool, default: false}
+  cipher: {description: How a new container is encrypted., type: str, default: aes-xts-plain64}
   wipe: {description: Word that lets the content of the disk be destroyed., type: str, default: ""}
   mount: {description: Where the disk belongs. A disk that is mounted elsewhere is refused., type: path, required: true}
 author: The authors of this project
@@ -43,12 +52,15 @@ EXAMPLES = r"""
   backup_disk: {id: WD1234, filesystem: ext4, label: backup, smallest_gib: 100, largest_gib: 9000, mount: /srv/backup}
 """
 RETURN = r"""
-device: {description: Stable path of the file system., type: str, returned: success}
+device: {description: "Stable path of the file system, behind its encryption.", type: str, returned: success}
 filesystem: {description: Its kind., type: str, returned: success}
 uuid: {description: Its UUID., type: str, returned: success}
 formatted: {description: Whether this run made it., type: bool, returned: success}
+container: {description: "Stable path of the encrypted container, empty without one.", type: str, returned: success}
 """
 
+#: cryptsetup(8), "RETURN CODES": no key fits.
+NOT_PERMITTED = 2
 MIB = 1 << 20
 #: How much of the beginning of a disk must be zero before it counts as blank, and how many places beyond it.
 #: A lost partition table alone leaves the first MiB empty, with a file system right behind it.
@@ -119,11 +131,73 @@ def by_id() -> dict[str, list[str]]:
     return names
 
 
-def format_drive(tools: Tools, drive: Drive, filesystem: str, label: str) -> str:
-    """Make the file system and return the path of the place that holds it."""
+class Container:
+    """An encrypted container (LUKS2) and the name under which its content appears."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._passphrase = tools.module.params["passphrase"]
+        self._cipher = tools.module.params["cipher"]
+        self.mapped = f"/dev/mapper/{tools.module.params['mapped']}"
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether its content, or that of another one, appears now."""
+        return Path(self.mapped).exists()
+
+    def make(self, place: str, label: str) -> str:
+        """Make a container and return the path of its content."""
+        # Unlocking takes so much memory as making it did, and a plug has 128 MB.
+        memory = ["--pbkdf", "argon2id", "--pbkdf-memory", "32768"]
+        # An XTS key is two keys.
+        bits = "512" if "-xts-" in self._cipher else "256"
+        self._cryptsetup(
+            f"Encrypting {place}", "luksFormat", "--batch-mode", "--type", "luks2", *memory,
+            "--cipher", self._cipher, "--key-size", bits, "--label", container_label(label), place,
+        )  # fmt: skip
+        return self.open(place)
+
+    def open(self, place: str) -> str:
+        """Unlock a container and return the path of its content; one that is unlocked stays so."""
+        if self.unlocked:
+            holder = self._holder()
+            if holder and Path(holder).resolve() == Path(place).resolve():
+                return self.mapped
+            # The disk was pulled out while it was unlocked.
+            if holder or self._tools.module.run_command(["cryptsetup", "close", self.mapped])[0] != 0:
+                used = holder or "a disk that was pulled out"
+                raise Refusal(f"{self.mapped} belongs to {used} and is in use. Stop what uses it.")
+        if not self._passphrase:
+            raise Refusal(f"{place} is encrypted, and no passphrase for it is given.")
+        self._cryptsetup(f"Unlocking {place}", "open", "--type", "luks", place, Path(self.mapped).name)
+        return self.mapped
+
+    def _holder(self) -> str:
+        """Return the device of what is unlocked now; nothing when that device is gone."""
+        said = self._tools.run("cryptsetup", "status", self.mapped)
+        words = [line.split()[1] for line in said.splitlines() if line.split()[:1] == ["device:"]]
+        return words[0] if words and words[0] != "(null)" else ""
+
+    def _cryptsetup(self, what: str, *words: str) -> None:
+        code, _, errors = self._tools.module.run_command(
+            ["cryptsetup", "--key-file", "-", *words], data=self._passphrase, binary_data=True
+        )
+        if code == NOT_PERMITTED:
+            raise Refusal(f"{what} failed: backup_disk_passphrase is not the one of this disk.")
+        if code != 0:
+            raise Refusal(f"{what} failed: {errors.strip() or f'cryptsetup ended with {code}'}")
+
+
+def make_place(tools: Tools, drive: Drive) -> str:
+    """Empty the drive, partition it, and return the path of what is to hold the file system."""
     tools.run("wipefs", "--all", "--quiet", drive.path)
     place = drive.path if drive.type == "loop" else make_partition(tools, drive)
     tools.run("wipefs", "--all", "--quiet", place)
+    return place
+
+
+def format_place(tools: Tools, place: str, filesystem: str, label: str) -> Content:
+    """Make the file system and return it as it shows itself."""
     maker = {
         # No blocks reserved for root: nothing but backups lives here. Inodes for many small files.
         "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0", "-L", label],
@@ -131,7 +205,7 @@ def format_drive(tools: Tools, drive: Drive, filesystem: str, label: str) -> str
         "xfs": ["mkfs.xfs", "-q", "-f", "-L", label],
     }[filesystem]
     tools.run(*maker, place)
-    return place
+    return only(tools, place, filesystem)
 
 
 def make_partition(tools: Tools, drive: Drive) -> str:
@@ -156,27 +230,71 @@ def make_partition(tools: Tools, drive: Drive) -> str:
     )
 
 
-def ensure(tools: Tools, wanted: Wanted, filesystem: str, label: str) -> tuple[Content, bool]:
-    """Return the file system to use and whether it is new."""
+@dataclass(frozen=True)
+class Found:
+    """The file system to use, the stable path to it, the container around it, and whether this run made them."""
+
+    content: Content
+    device: str
+    container: str = ""
+    formatted: bool = False
+
+
+def stable(content: Content) -> str:
+    """Return a path that stays the same."""
+    # A loop device has no by-uuid name where no udev runs, as in a container of the tests.
+    loop = content.path.startswith("/dev/loop")
+    return content.path if loop or not content.uuid else f"/dev/disk/by-uuid/{content.uuid}"
+
+
+def ensure(tools: Tools, wanted: Wanted, filesystem: str, *, adopt: bool) -> Found:
+    """Return the file system to use; make it on an empty disk."""
     drive = tools.inspect(find(tools.drives(), wanted))
+    if adopt:
+        wanted = replace(wanted, encrypted=any(content.kind == CONTAINER for content in drive.contents))
     against_use = reasons_against_use(drive, wanted)
     if against_use:
         raise Refusal(f"{drive.describe()} can not be the backup disk: {'; '.join(against_use)}.")
+    container = Container(tools)
     adopted = adoptable(drive, wanted)
+    if adopted and wanted.encrypted:
+        return inside(tools, adopted, container, filesystem, word_to_wipe(drive, wanted.label))
     if adopted:
-        return adopted, False
+        return Found(adopted, stable(adopted))
     against_formatting = reasons_against_formatting(drive, wanted)
-    if against_formatting:
-        raise Refusal(f"{drive.describe()} is not formatted: {'; '.join(against_formatting)}.")
+    if adopt or against_formatting:
+        why = "; ".join(against_formatting) or "it is empty"
+        raise Refusal(f"{drive.describe()} is not {'a backup disk' if adopt else 'formatted'}: {why}.")
     if tools.module.check_mode:
-        return Content(drive.path, filesystem, label=label), True
-    place = format_drive(tools, drive, filesystem, label)
-    made = [content for content in tools.signatures(place) if content.kind == filesystem]
-    if len(made) != 1:
+        made = Content(drive.path, filesystem, label=wanted.label)
+        return Found(made, drive.path, formatted=True)
+    place = make_place(tools, drive)
+    if not wanted.encrypted:
+        made = format_place(tools, place, filesystem, wanted.label)
+        return Found(made, stable(made), formatted=True)
+    made = format_place(tools, container.make(place, wanted.label), filesystem, wanted.label)
+    return Found(made, container.mapped, stable(only(tools, place, CONTAINER)), formatted=True)
+
+
+def inside(tools: Tools, adopted: Content, container: Container, filesystem: str, word: str) -> Found:
+    """Return the file system in the container that a disk holds."""
+    if tools.module.check_mode and not container.unlocked:
+        return Found(Content(container.mapped, filesystem), container.mapped, stable(adopted))
+    found = tools.signatures(container.open(adopted.path))
+    if len(found) != 1 or found[0].kind not in USABLE:
+        held = ", ".join(sorted({content.kind for content in found})) or "nothing that is known"
         raise Refusal(
-            f"{place} does not show the {filesystem} that was just made on it. Is the disk defective?"
+            f"{adopted.path} is unlocked and holds {held}; to make it anew, run again with -e backup_disk_wipe={word}"
         )
-    return made[0], True
+    return Found(found[0], container.mapped, stable(adopted))
+
+
+def only(tools: Tools, place: str, kind: str) -> Content:
+    """Return what was just made."""
+    made = [content for content in tools.signatures(place) if content.kind == kind]
+    if len(made) != 1:
+        raise Refusal(f"{place} does not show the {kind} that was just made on it. Is the disk defective?")
+    return made[0]
 
 
 def main() -> None:
@@ -189,11 +307,19 @@ def main() -> None:
             "smallest_gib": {"type": "float", "required": True},
             "largest_gib": {"type": "float", "required": True},
             "allow_loop": {"type": "bool", "default": False},
+            "encrypted": {"type": "bool"},
+            "passphrase": {"type": "str", "default": "", "no_log": True},
+            "mapped": {"type": "str", "default": "backup"},
+            "adopt": {"type": "bool", "default": False},
+            "cipher": {"type": "str", "default": "aes-xts-plain64"},
             "wipe": {"type": "str", "default": ""},
             "mount": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
+    encrypted = bool(module.params["passphrase"])
+    if module.params["encrypted"] is not None:
+        encrypted = module.params["encrypted"]
     wanted = Wanted(
         id=module.params["id"],
         smallest=int(module.params["smallest_gib"] * (1 << 30)),
@@ -202,19 +328,18 @@ def main() -> None:
         wipe=module.params["wipe"],
         label=module.params["label"],
         mount=module.params["mount"],
+        encrypted=encrypted,
     )
+    tools = Tools(module)
+    was_unlocked = Container(tools).unlocked
     try:
-        content, formatted = ensure(
-            Tools(module), wanted, module.params["filesystem"], module.params["label"]
-        )
+        found = ensure(tools, wanted, module.params["filesystem"], adopt=module.params["adopt"])
     except Refusal as refusal:
         module.fail_json(msg=str(refusal))
-    # A loop device has no by-uuid name where no udev runs, as in a container.
-    loop = content.path.startswith("/dev/loop")
-    device = content.path if loop or not content.uuid else f"/dev/disk/by-uuid/{content.uuid}"
     module.exit_json(
-        changed=formatted, formatted=formatted, device=device, uuid=content.uuid, filesystem=content.kind,
-        place=asdict(content),
+        changed=found.formatted or bool(found.container and not was_unlocked),
+        formatted=found.formatted, device=found.device, container=found.container,
+        uuid=found.content.uuid, filesystem=found.content.kind, place=asdict(found.content),
     )  # fmt: skip
 
 

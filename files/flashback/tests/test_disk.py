@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from flashback import disk
-from flashback.errors import FlashbackError
+from flashback.errors import FlashbackError, NotNowError
+from flashback.model import Config
 
 from .rig import CLI
 
@@ -48,3 +50,20 @@ def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     remedy = "Mount the backup disk there, then mark it"
     assert done.stderr == f"flashback: Nothing is mounted on {tmp_path}. {remedy}\n"
+
+
+def test_a_locked_disk_is_told_from_a_missing_one(mounted: Path, tmp_path: Path) -> None:
+    container = tmp_path / "container"
+    away = Config(tmp_path / "flashback.yml", tmp_path / "empty", container=container)
+    away.data_dir.mkdir()
+    assert (disk.look(away).present, disk.look(away).locked) == (False, False)
+    container.touch()
+    assert disk.look(away).locked
+    assert "unlock-backup-disk" in disk.look(away).reason
+    with pytest.raises(NotNowError, match="locked"):
+        disk.require(away)
+    # Mounted, but not marked yet: it is no more locked than one that was never encrypted.
+    here = replace(away, data_dir=mounted)
+    assert not disk.look(here).locked
+    disk.mark(mounted)
+    assert disk.look(here).present

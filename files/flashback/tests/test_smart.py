@@ -28,6 +28,12 @@ def ata(passed: bool = True, **counts: int) -> dict[str, Any]:
     }
 
 
+def with_tests(*results: bool | None) -> dict[str, Any]:
+    """Tests of itself, the newest first; None is one that was interrupted."""
+    table = [{"status": {"value": 0} if each is None else {"passed": each}} for each in results]
+    return {"ata_smart_self_test_log": {"standard": {"revision": 1, "table": table}}}
+
+
 @pytest.mark.parametrize(
     ("said", "problems"),
     [
@@ -35,6 +41,8 @@ def ata(passed: bool = True, **counts: int) -> dict[str, Any]:
         (ata(_5=12), []),
         (ata(_197=8), ["8 sectors that can not be read now"]),
         (ata(passed=False, _198=3), ["it expects to fail soon", "3 sectors that could not be read"]),
+        ({**ata(), **with_tests(None, True, False)}, []),
+        ({**ata(), **with_tests(None, False, True)}, ["its last test of itself failed"]),
         (
             {**ata(), "nvme_smart_health_information_log": {"media_errors": 2}},
             ["2 errors of its memory"],

@@ -22,9 +22,13 @@ def test_the_backup_disk_was_formatted_labelled_and_mounted(host: Any) -> None:
     assert host.check_output(f"blkid -p -s LABEL -o value {mount.device}") == "backup"
 
 
+def is_arch(host: Any) -> bool:
+    return bool(host.file("/etc/arch-release").exists)
+
+
 @pytest.mark.parametrize("name", ["flashback", "flashback-led", "ssh", "nftables"])
 def test_its_services_run(host: Any, name: str) -> None:
-    service = host.service(name)
+    service = host.service("sshd" if name == "ssh" and is_arch(host) else name)
     assert service.is_running, host.run(f"journalctl --no-pager --lines 30 --unit {name}").stdout
     assert service.is_enabled
 
@@ -91,7 +95,8 @@ def test_the_configuration_says_who_wrote_it(host: Any) -> None:
 
 
 def test_the_language_is_set(host: Any) -> None:
-    assert host.file("/etc/default/locale").content_string == "LANG=C.UTF-8\n"
+    place = "/etc/locale.conf" if is_arch(host) else "/etc/default/locale"
+    assert host.file(place).content_string == "LANG=C.UTF-8\n"
 
 
 def test_whoever_logs_in_reads_how_the_backups_are(host: Any) -> None:
@@ -100,7 +105,16 @@ def test_whoever_logs_in_reads_how_the_backups_are(host: Any) -> None:
     assert host.check_output("sh -lc true") == ""
 
 
-def test_security_updates_are_installed_by_themselves(host: Any) -> None:
+def test_the_packages_were_installed_by_the_systems_own_manager(host: Any) -> None:
+    ask = "pacman -Q" if is_arch(host) else "dpkg-query --show"
+    for name in ("rsync", "smartmontools", "xfsprogs"):
+        assert host.run(f"{ask} {name}").rc == 0
+
+
+def test_security_updates_are_installed_by_themselves_where_the_system_can_do_so(host: Any) -> None:
+    if is_arch(host):
+        assert not host.file("/etc/apt/apt.conf.d/52-plug").exists
+        return
     settings = host.check_output("apt-config dump")
     assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
     assert settings.count("Unattended-Upgrade::Origins-Pattern:: ") == 1
@@ -122,11 +136,12 @@ def test_a_disk_with_btrfs_is_scrubbed(host: Any) -> None:
 
 def test_the_disk_is_asked_for_its_health_and_one_that_says_nothing_is_no_alarm(host: Any) -> None:
     assert host.service("backup-disk-health.timer").is_running
+    assert host.service("backup-disk-selftest.timer").is_running
     host.check_output("systemctl start backup-disk-health.service")
     assert "says nothing of its health" in host.check_output("journalctl -u backup-disk-health.service")
     assert not json.loads(host.check_output("cat /run/flashback/status.json"))["disk"]["smart"]["known"]
     assert not host.service("backup-disk-sleep.service").is_enabled
-    assert not host.service("smartmontools.service").is_enabled
+    assert not host.service("smartd.service" if is_arch(host) else "smartmontools.service").is_enabled
 
 
 def test_a_folder_that_holds_files_is_no_place_for_the_disk(host: Any) -> None:
@@ -177,6 +192,7 @@ def test_passwords_are_refused(host: Any) -> None:
         ("backup-disk-scrub", 20),
         ("backup-disk-health", 20),
         ("backup-disk-sleep", 20),
+        ("backup-disk-selftest", 20),
         ("flashback-led", 20),
         # The reason stands in the unit.
         ("flashback", 24),

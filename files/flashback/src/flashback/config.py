@@ -383,6 +383,7 @@ TOP: dict[str, Check] = {
     "disk_id": _matching(re.compile(r"\S+"), "the content of .flashback/id"),
     "run_dir": _path,
     "smart": _path,
+    "container": _path,
     "interval": _duration,
     "concurrency": _number(1, 8),
 }

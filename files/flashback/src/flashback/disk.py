@@ -29,6 +29,8 @@ class Disk:
     mount: Path
     present: bool
     reason: str = ""
+    locked: bool = False
+    """Whether it is plugged in, but its encrypted container is not unlocked."""
     id: str | None = None
     filesystem: str | None = None
     total: int = 0
@@ -45,21 +47,19 @@ def look(config: Config) -> Disk:
     try:
         token = (mount / META / "id").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return Disk(
-            mount, False, f"{mount}/{META}/id is missing: the backup disk is not mounted or not set up"
-        )
+        return _away(config)
     except (OSError, UnicodeError) as error:
         return Disk(mount, False, f"{mount}/{META}/id cannot be read: {error}")
     if not token:
         return Disk(mount, False, f"{mount}/{META}/id is empty")
     if config.disk_id is not None and token != config.disk_id:
         return Disk(
-            mount, False, f"another disk is mounted: its id is {token}, wanted is {config.disk_id}", token
+            mount, False, f"another disk is mounted: its id is {token}, wanted is {config.disk_id}", id=token
         )
     try:
         sizes = os.statvfs(mount)
     except OSError as error:
-        return Disk(mount, False, f"{mount} cannot be read: {error.strerror}", token)
+        return Disk(mount, False, f"{mount} cannot be read: {error.strerror}", id=token)
     unit = sizes.f_frsize
     return Disk(
         mount=mount,
@@ -72,6 +72,21 @@ def look(config: Config) -> Disk:
         inodes=sizes.f_files,
         inodes_free=sizes.f_favail,
     )
+
+
+def _away(config: Config) -> Disk:
+    """Return what a mount point without the token tells."""
+    mount, container = config.data_dir, config.container
+    if container is not None and container.exists() and not mount.is_mount() and not _in_use(container):
+        unlock = "the backup disk is locked: `unlock-backup-disk` on the plug asks for its passphrase"
+        return Disk(mount, False, unlock, locked=True)
+    return Disk(mount, False, f"{mount}/{META}/id is missing: the backup disk is not mounted or not set up")
+
+
+def _in_use(device: Path) -> bool:
+    """Return whether the kernel knows something that is made of a device, as of an unlocked container."""
+    holders = Path("/sys/class/block") / device.resolve().name / "holders"
+    return holders.is_dir() and any(holders.iterdir())
 
 
 def require(config: Config) -> Disk:

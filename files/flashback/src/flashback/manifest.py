@@ -35,13 +35,14 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from flashback import disk, process
 from flashback.below import open_tree, walk
 from flashback.errors import FlashbackError, NotNowError
-from flashback.model import Config, Job, Pulse, Snapshot, snapshot_time
+from flashback.model import Config, Job, Pulse, Snapshot, snapshot_name, snapshot_time
 from flashback.store import Store, open_store
 
 MANIFESTS = "manifests"
@@ -254,17 +255,25 @@ def link_digest(target: bytes) -> bytes:
 # --- writing, in a process of its own ----------------------------------------------------------------------
 
 
-def write(top: Path, target: Path, heading: bytes, base: Path | None, *, use_ctime: bool) -> Sealed:
+def write(
+    top: Path,
+    target: Path,
+    heading: bytes,
+    base: Path | None,
+    *,
+    use_ctime: bool,
+    pulse: Pulse = process.no_pulse,
+) -> Sealed:
     """Write the manifest of the tree `top`, with the checksums that `base` already knows."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = target.with_name(f"{target.name}.{os.getpid()}.new")
     try:
         try:
-            made = _write(top, fresh, heading, base, use_ctime)
+            made = _write(top, fresh, heading, _Known(base, use_ctime), pulse)
         except ManifestError as error:
             # Nothing of a broken manifest is believed: what it was good for is read again.
             print(f"{error}; it is not used", file=sys.stderr)
-            made = _write(top, fresh, heading, None, use_ctime)
+            made = _write(top, fresh, heading, _Known(None, use_ctime), pulse)
         fresh.replace(target)
         descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -276,12 +285,12 @@ def write(top: Path, target: Path, heading: bytes, base: Path | None, *, use_cti
     return made
 
 
-def _write(top: Path, fresh: Path, heading: bytes, base: Path | None, use_ctime: bool) -> Sealed:
+def _write(top: Path, fresh: Path, heading: bytes, known: _Known, pulse: Pulse) -> Sealed:
     tree = open_tree(top)
     try:
         with fresh.open("wb") as file:
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=1, mtime=0) as stream:
-                made = _fill(stream, tree, heading, base, use_ctime)
+                made = _fill(stream, tree, heading, known, pulse)
             file.flush()
             os.fsync(file.fileno())
     finally:
@@ -289,9 +298,8 @@ def _write(top: Path, fresh: Path, heading: bytes, base: Path | None, use_ctime:
     return made
 
 
-def _fill(stream: gzip.GzipFile, tree: int, heading: bytes, base: Path | None, use_ctime: bool) -> Sealed:
-    known = _Known(base, use_ctime)
-    reader = _Reader(tree)
+def _fill(stream: gzip.GzipFile, tree: int, heading: bytes, known: _Known, pulse: Pulse) -> Sealed:
+    reader = _Reader(tree, pulse)
     pieces: list[bytes] = [HEADING + heading]
     count = size = 0
     for path, status in walk(tree):
@@ -311,6 +319,7 @@ def _fill(stream: gzip.GzipFile, tree: int, heading: bytes, base: Path | None, u
         if len(pieces) >= 500:
             stream.write(b"\0".join(pieces) + b"\0")
             pieces.clear()
+            pulse()
     known.finish()
     stream.write(b"\0".join([*pieces, b"end %d" % count]) + b"\0")
     return Sealed(count, size, reader.files, reader.bytes, reader.unreadable)
@@ -351,8 +360,9 @@ class _Known:
 class _Reader:
     """Reads new content, files with several names once."""
 
-    def __init__(self, tree: int) -> None:
+    def __init__(self, tree: int, pulse: Pulse) -> None:
         self._tree = tree
+        self._pulse = pulse
         self._links: OrderedDict[int, bytes] = OrderedDict()
         self.files = self.bytes = self.unreadable = 0
 
@@ -361,7 +371,7 @@ class _Reader:
         if found := self._links.get(status.st_ino):
             return found
         try:
-            made = digest(self._tree, path)
+            made = digest(self._tree, path, self._pulse)
         except OSError as error:
             if error.errno not in SICK:
                 raise
@@ -381,6 +391,22 @@ def store_of(config: Config) -> Store:
     return open_store(config.data_dir)
 
 
+def describe(
+    config: Config, job: Job, tree: Path, taken: datetime, pulse: Pulse = process.no_pulse
+) -> Sealed:
+    """Write the manifest of a tree that is, or is going to be, the snapshot of that moment."""
+    neighbours = sealed(config, job)
+    earlier = [each for each in neighbours if each.taken < taken]
+    later = [each for each in neighbours if each.taken > taken]
+    near = earlier[-1:] or later[:1]
+    base = place(config, job, near[0].name) if near else None
+    name = snapshot_name(taken)
+    heading = os.fsencode(f"{job.name}/{name}")
+    use_ctime = store_of(config).kind == "btrfs"
+    target = place(config, job, name)
+    return write(tree, target, heading, base, use_ctime=use_ctime, pulse=pulse)
+
+
 def main(words: list[str]) -> int:
     """Write one manifest: MOUNT HOST VOLUME LABEL SNAPSHOT; print the figures of `Sealed`."""
     mount, host, volume, label, name = words
@@ -391,19 +417,7 @@ def main(words: list[str]) -> int:
     found = [each for each in store.snapshots(job) if each.name == name]
     if not found:
         raise NotNowError(f"{job.name} has no snapshot {name} any more")
-    neighbours = sealed(config, job)
-    earlier = [each for each in neighbours if each.taken < found[0].taken]
-    later = [each for each in neighbours if each.taken > found[0].taken]
-    near = earlier[-1:] or later[:1]
-    base = place(config, job, near[0].name) if near else None
-    heading = os.fsencode(f"{job.name}/{name}")
-    made = write(
-        found[0].path,
-        place(config, job, name),
-        heading,
-        base,
-        use_ctime=store.kind == "btrfs",
-    )
+    made = describe(config, job, found[0].path, found[0].taken)
     print(made.entries, made.bytes, made.read, made.read_bytes, made.unreadable)
     return 0
 

@@ -54,6 +54,8 @@ MEANINGS = {
     "disk_id": "what `.flashback/id` on the disk must hold; without it any marked disk will do",
     "run_dir": "where the status files and the socket are",
     "smart": "where the system writes what `smartctl --json` says of the backup disk",
+    "container": "where the encrypted container of the backup disk shows itself: while it is there and the "
+    "disk is not mounted, the disk is locked",
     "interval": "time between two passes",
     "concurrency": "jobs that run at the same time, never two of one client",
     "clock.wait_for_sync": "whether passes wait until the clock is synchronised",

@@ -149,6 +149,7 @@ class Config:
     data_dir: Path
     disk_id: str | None = None
     smart: Path | None = None
+    container: Path | None = None
     run_dir: Path = Path("/run/flashback")
     interval: int = 600
     concurrency: int = 1

@@ -24,6 +24,8 @@ from flashback.store import open_store
 if TYPE_CHECKING:
     import sqlite3
 
+    from flashback.ledger import Damage
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -86,12 +88,9 @@ def _damaged(config: Config, snapshot: Snapshot) -> tuple[list[bytes], tuple[str
 
     Such a file either lost its name there, or the disk cannot read it.
     """
-    from flashback.ledger import Ledger  # noqa: PLC0415 - the daemon has no need of it here
-
     job = job_at(config, snapshot.path.parent)
     try:
-        with _database(config, "verify.db") as db:
-            known = Ledger(db).damage() if db else []
+        known = known_damage(config)
     except FlashbackError as error:
         # Who has lost a file is not to be turned away for a list.
         return [], (
@@ -102,6 +101,14 @@ def _damaged(config: Config, snapshot: Snapshot) -> tuple[list[bytes], tuple[str
         (each.host, each.volume, at.label, at.snapshot, at.path) for each in known for at in each.places
     ]
     return [path for *name, path in places if tuple(name) == own], ()
+
+
+def known_damage(config: Config) -> list[Damage]:
+    """Return what is known to be damaged on the disk and could not be healed; the disk is only read."""
+    from flashback.ledger import Ledger  # noqa: PLC0415 - the daemon has no need of it here
+
+    with _database(config, "verify.db") as db:
+        return Ledger(db).damage() if db else []
 
 
 @contextmanager

@@ -56,6 +56,11 @@ def judge(said: Mapping[str, Any]) -> Smart:
     passed = said.get("smart_status", {}).get("passed")
     problems = ["it expects to fail soon"] if passed is False else []
     problems += [f"{counts[number]} {words}" for number, words in UNREADABLE.items() if counts.get(number)]
+    tests = said.get("ata_smart_self_test_log", {}).get("standard", {}).get("table", ())
+    # The newest comes first; one that was interrupted says neither.
+    results = [each["status"]["passed"] for each in tests if "passed" in each["status"]]
+    if results[:1] == [False]:
+        problems.append("its last test of itself failed")
     worn = said.get("nvme_smart_health_information_log", {}).get("media_errors")
     if worn:
         problems.append(f"{worn} errors of its memory")

@@ -259,6 +259,7 @@ def _disk(board: Board, now: datetime) -> Document:
         "mount": str(disk.mount),
         "present": disk.present,
         "reason": disk.reason,
+        "locked": disk.locked,
         "id": disk.id,
         "filesystem": disk.filesystem,
         "store": board.store,

@@ -269,20 +269,25 @@ def _press_power_button(folder: Path) -> bool:
     return True
 
 
-def pull_disk(folder: Path) -> None:
-    """Pull the backup disk out of the running plug, as a hand would."""
-    _order(folder, "device_del", id="usb-disk")
+def pull_disk(folder: Path, name: str = "usb-disk") -> None:
+    """Pull the backup disk, or another one, out of the running plug, as a hand would."""
+    _order(folder, "device_del", id=name)
 
 
 def return_disk(folder: Path) -> None:
     """Plug the backup disk in again."""
     serial = json.loads((folder / "machine.json").read_text())["disk_serial"]
+    plug_in(folder, folder / "disk.img", serial, "usb-disk")
+
+
+def plug_in(folder: Path, image: Path, serial: str, name: str) -> None:
+    """Plug a disk into the running plug; `name` is what `pull_disk` knows it by."""
     # A name may be used once while the machine runs.
     node = f"disk-{time.monotonic_ns()}"
-    image = {"driver": "file", "filename": str(folder / "disk.img")}
-    _order(folder, "blockdev-add", **{"driver": "raw", "node-name": node, "file": image})
+    file = {"driver": "file", "filename": str(image)}
+    _order(folder, "blockdev-add", **{"driver": "raw", "node-name": node, "file": file})
     _order(
-        folder, "device_add", driver="usb-storage", bus="usb.0", id="usb-disk", drive=node, serial=serial,
+        folder, "device_add", driver="usb-storage", bus="usb.0", id=name, drive=node, serial=serial,
         removable=False,
     )  # fmt: skip
 

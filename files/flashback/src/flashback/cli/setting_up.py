@@ -31,6 +31,57 @@ def disk_mark(mount: Path) -> int:
     return 0
 
 
+@disk_group.command("copy")
+@click.argument("mount", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "source",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the disk is mounted that is copied, if not the one in use.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each snapshot, one per line.")
+@click.pass_obj
+def disk_copy(path: Path, mount: Path, source: Path | None, as_json: bool) -> int:
+    """Copy all snapshots to the disk mounted on MOUNT.
+
+    For a new disk that takes the place of an old one, or for a second copy in another house. The disk on
+    MOUNT has to be marked. What it has already is not copied again, and each copy is read and compared by its
+    checksums.
+    """
+    from flashback import picking, second_disk  # noqa: PLC0415 - only what this command needs
+    from flashback.cli import console  # noqa: PLC0415
+    from flashback.cli.stopping import stoppable  # noqa: PLC0415
+
+    pulse = stoppable("The next `flashback disk copy` goes on where this one ended")
+    here = configuration.load(path)
+    here = here if source is None else second_disk.at(here, source)
+    there = second_disk.other(here, mount)
+    missing = second_disk.missing(here, there)
+    second_disk.require_room(here, there)
+    copied = unproven = lost = 0
+    for each in second_disk.copy(here, there, missing, pulse):
+        copied, unproven, lost = copied + 1, unproven + (not each.proven), lost + len(each.lost)
+        if as_json:
+            row = {"job": each.job.name, "snapshot": each.snapshot.name, "proven": each.proven}
+            names = [picking.shown(name) for name in each.lost]
+            print(
+                json.dumps({**row, "files": each.read, "bytes": each.read_bytes, "lost": names}), flush=True
+            )
+        else:
+            proof = "as its checksums say" if each.proven else "no checksums to compare with"
+            new = f"{each.read} new files, {console.amount(each.read_bytes)}"
+            console.say(f"{each.job.name}/{each.snapshot.name}: {new}, {proof}")
+            for name in each.lost:
+                damaged = f"{each.job.name}/{each.snapshot.name}/{picking.shown(name)}"
+                console.say(f"! {damaged} is damaged and left out")
+    if not as_json:
+        also = f", {unproven} of them without checksums to compare with" if unproven else ""
+        also += f", without {lost} damaged files" if lost else ""
+        console.say(f"{copied} snapshots copied{also}")
+    return 0
+
+
 @click.group("config")
 def config_group() -> None:
     """Check the configuration, or make one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from flashback.model import Pulse
+
 
 def asked() -> list[int]:
     """Return a list that receives the number of each signal to stop; who works looks into it now and then.
@@ -17,3 +19,18 @@ def asked() -> list[int]:
     for number in numbers:
         signal.signal(number, lambda number, _: received.append(number))
     return received
+
+
+def stoppable(hint: str) -> Pulse:
+    """Return a pulse that ends the work when somebody asks for it, and then says what goes on how."""
+    from flashback.errors import StoppedError  # noqa: PLC0415 - only what this function needs
+
+    stopping = asked()
+
+    def pulse() -> None:
+        if stopping:
+            error = StoppedError()
+            error.what, error.hint = "It was stopped", hint
+            raise error
+
+    return pulse

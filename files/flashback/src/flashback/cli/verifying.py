@@ -10,15 +10,17 @@ import click
 
 from flashback import config as configuration
 from flashback.cli import console
-from flashback.cli.stopping import asked
+from flashback.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from flashback.drill import Result
     from flashback.ledger import Damage
-    from flashback.model import Config, Pulse
+    from flashback.model import Config
     from flashback.verify import Slice
+
+NEXT = "The next `flashback verify` goes on where this one ended"
 
 
 @click.command()
@@ -51,7 +53,7 @@ def verify(
         _gather(loaded)
         return _forget(gone, names, as_json)
     size = None if budget is None else _size(budget)
-    pulse = _stoppable()
+    pulse = stoppable(NEXT)
     if target is not None:
         from flashback import picking  # noqa: PLC0415 - as above
 
@@ -79,7 +81,7 @@ def chores(path: Path) -> int:
     from flashback import chores as action  # noqa: PLC0415 - only this command needs it
     from flashback import clock  # noqa: PLC0415
 
-    failed = action.run(configuration.load(path), _stoppable(), clock.now)
+    failed = action.run(configuration.load(path), stoppable(NEXT), clock.now)
     for each in failed:
         print(f"! {each}")
     return 1 if failed else 0
@@ -101,7 +103,7 @@ def drill(path: Path, host: str | None, *, as_json: bool) -> int:
 
     loaded = configuration.load(path)
     disk.require(loaded)
-    pulse = _stoppable()
+    pulse = stoppable(NEXT)
     names = action.hosts(loaded) if host is None else [host]
     if not names:
         raise NotNowError("No snapshot has a manifest yet", "The first one is written after the next backup")
@@ -170,24 +172,6 @@ def _size(text: str) -> int:
     if unit not in units or not number.replace(".", "", 1).isdigit() or float(number) == 0:
         raise UsageError(f"`{text}` is not a size", "Write a number with its unit, such as 500M or 2G")
     return int(float(number) * units[unit])
-
-
-def _stoppable() -> Pulse:
-    """Return a pulse that ends the work in an orderly way when somebody asks for it."""
-    from flashback.errors import StoppedError  # noqa: PLC0415 - as above
-
-    stopping = asked()
-
-    def pulse() -> None:
-        if stopping:
-            error = StoppedError()
-            error.what, error.hint = (
-                "It was stopped",
-                "The next `flashback verify` goes on where this one ended",
-            )
-            raise error
-
-    return pulse
 
 
 def _say(made: Slice) -> None:

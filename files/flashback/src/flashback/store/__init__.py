@@ -53,9 +53,10 @@ class Store(Protocol):
     def suspects(self, job: Job) -> list[Snapshot]:
         """Return what the guard held back, oldest first."""
 
-    def begin(self, job: Job, pulse: Pulse) -> Fill:
+    def begin(self, job: Job, pulse: Pulse, *, beside: Snapshot | None = None) -> Fill:
         """Return a directory to fill; what an interrupted fill left is used again.
 
+        `beside` is a snapshot of the volume that is more like what comes than the job's newest.
         Filling it changes no inode that a complete snapshot holds.
         """
 
@@ -79,6 +80,9 @@ class Store(Protocol):
 
     def begin_copy(self, job: Job, original: Snapshot, pulse: Pulse) -> Fill:
         """Return a fill that holds all that `original` holds, without a transfer (second-level labels)."""
+
+    def tidy(self, tree: Path) -> None:
+        """Take out of a filled tree what was of use for filling it alone; `commit` does so by itself."""
 
     def checkpoint(self, fill: Fill, pulse: Pulse) -> None:
         """Make what has arrived so far survive a power cut, and remember since when it does."""

@@ -33,6 +33,7 @@ from flashback.store.trees import (
     INCOMING,
     LONG,
     Trees,
+    as_pattern,
     by_name,
     drop_unsynced,
     note_synced,
@@ -72,8 +73,8 @@ class BtrfsStore(Trees):
     kind = "btrfs"
     changes_folders = True
 
-    def begin(self, job: Job, pulse: Pulse) -> Fill:
-        """Return a writable snapshot of the newest, or what an interrupted fill left of one."""
+    def begin(self, job: Job, pulse: Pulse, *, beside: Snapshot | None = None) -> Fill:
+        """Return a writable snapshot of the newest or of `beside`, or what an interrupted fill left."""
         where = self._make_label(job)
         snapshots = self.snapshots(job)
         newest = snapshots[-1] if snapshots else None
@@ -83,11 +84,11 @@ class BtrfsStore(Trees):
             _read_only(where / INCOMING, False)
             drop_unsynced(where / INCOMING, synced_before(where), where / INCOMING / UNFINISHED, pulse)
         else:
-            self._make_incoming(where, newest, pulse)
+            self._make_incoming(where, beside or newest, pulse)
         _list_several_names(where, pulse)
         rest = (*REST, f"--partial-dir={where / INCOMING / UNFINISHED}")
         in_place = (*IN_PLACE, "--from0", f"--exclude-from={SEVERAL_NAMES}")
-        passes = (in_place, rest) if newest is not None else (rest,)
+        passes = (in_place, rest) if newest is not None or beside is not None else (rest,)
         fill = Fill(job, Destination(where, INCOMING, passes), newest, continued)
         self.checkpoint(fill, pulse)
         return fill
@@ -157,11 +158,15 @@ class BtrfsStore(Trees):
         (where / fresh).rename(where / INCOMING)
         sync_directory(where)
 
-    def _seal(self, tree: Path) -> None:
+    def tidy(self, tree: Path) -> None:
+        """Remove the files whose transfer was interrupted."""
         if (tree / UNFINISHED).is_dir():
             times = tree.stat()
             remove_trees(tree, [UNFINISHED], process.no_pulse)
             os.utime(tree, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def _seal(self, tree: Path) -> None:
+        self.tidy(tree)
         _read_only(tree, True)
 
     def _remove(self, where: Path, gone: Sequence[str], pulse: Pulse) -> None:
@@ -221,7 +226,7 @@ def _list_several_names(where: Path, pulse: Pulse) -> None:
     found = []
     for path, status in below.entries(where / INCOMING, pulse):
         if status.st_nlink > 1 and status.st_size >= LARGE and stat.S_ISREG(status.st_mode):
-            found.append(b"/" + _escaped(path))
+            found.append(b"/" + as_pattern(path))
     (where / SEVERAL_NAMES).write_bytes(b"\0".join(found))
 
 
@@ -244,12 +249,3 @@ def _to_change_in_place(tree: Path, comparison: Comparison) -> list[bytes]:
                 if status is not None and stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                     found.append(name)
     return found
-
-
-def _escaped(path: bytes) -> bytes:
-    """Return a path in which rsync finds no wildcard; a backslash escapes only where there is a wildcard."""
-    if not any(sign in path for sign in (b"*", b"?", b"[")):
-        return path
-    for sign in (b"\\", b"*", b"?", b"["):
-        path = path.replace(sign, b"\\" + sign)
-    return path

@@ -67,12 +67,13 @@ class HardlinkStore(Trees):
     kind = "hardlink"
     changes_folders = False
 
-    def begin(self, job: Job, pulse: Pulse) -> Fill:
+    def begin(self, job: Job, pulse: Pulse, *, beside: Snapshot | None = None) -> Fill:
         """Return an empty directory to fill; what an interrupted run left is linked from."""
         where = self._make_label(job)
         newest, bases = self._bases(where, job, pulse)
         (where / INCOMING).mkdir(mode=0o700)
-        options = (*bases, f"--partial-dir={where / PARTIAL}")
+        also = () if beside is None else (f"--link-dest={beside.path}",)
+        options = (*bases, *also, f"--partial-dir={where / PARTIAL}")
         fill = Fill(job, Destination(where, INCOMING, (options,)), newest, continued=_continues(bases))
         self.checkpoint(fill, pulse)
         return fill

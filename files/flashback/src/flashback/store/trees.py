@@ -65,6 +65,9 @@ class Trees:
         """Return what the guard held back, oldest first."""
         return self._found(job, SUSPECT)
 
+    def tidy(self, tree: Path) -> None:
+        """Do nothing: all that is of use for filling a tree alone lies beside it."""
+
     def checkpoint(self, fill: Fill, pulse: Pulse) -> None:
         """Sync the file system, then record the moment at which the syncing began.
 
@@ -369,6 +372,15 @@ def by_name(listed: Path, wanted: Collection[bytes]) -> tuple[str, ...]:
     # The dot before a name keeps rsync from taking it for a comment.
     listed.write_bytes(b"".join(b"./" + name + b"\0" for name in names) or b".\0")
     return ("--from0", f"--files-from={listed}", "--trust-sender", *(() if names else ("--exclude=/*",)))
+
+
+def as_pattern(path: bytes) -> bytes:
+    """Return a path in which rsync finds no wildcard; a backslash escapes only where there is a wildcard."""
+    if not any(sign in path for sign in (b"*", b"?", b"[")):
+        return path
+    for sign in (b"\\", b"*", b"?", b"["):
+        path = path.replace(sign, b"\\" + sign)
+    return path
 
 
 def sync(where: Path, pulse: Pulse) -> None:
