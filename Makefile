@@ -71,7 +71,7 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 
 .PHONY: test-engine
 test-engine: setup ## Test the backup engine
-	@$(AS_ROOT) pytest files/flashback/tests
+	@$(AS_ROOT) pytest -n 2 --dist worksteal files/flashback/tests
 
 .PHONY: bench-engine
 bench-engine: setup ## Measure the engine's own limits (memory, idle work, overhead)

@@ -102,12 +102,16 @@ class Tools:
         )
 
     def signatures(self, path: str) -> list[Content]:
-        """Return the signatures that wipefs finds in one place; a pure partition table counts as content."""
+        """Return the signatures that wipefs finds in one place, each once although LUKS2 has two headers.
+
+        A pure partition table counts as content.
+        """
         output = self.run("wipefs", "--no-act", "--json", path).strip()
         found = json.loads(output)["signatures"] if output else []
-        return [
+        contents = [
             Content(path, sign["type"], sign.get("uuid") or "", sign.get("label") or "") for sign in found
         ]
+        return list(dict.fromkeys(contents))
 
 
 def is_zero(path: Path, size: int) -> bool:

@@ -93,7 +93,8 @@ def require(config: Config) -> Disk:
     """Return the disk, or raise NotNowError when it is not there."""
     disk = look(config)
     if not disk.present:
-        raise NotNowError(disk.reason, "Mount the backup disk; the engine looks again at every pass")
+        mount = "" if disk.locked else "Mount the backup disk; "
+        raise NotNowError(disk.reason, f"{mount}the engine looks again at every pass")
     return disk
 
 
