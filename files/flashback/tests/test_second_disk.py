@@ -151,25 +151,56 @@ def test_an_interrupted_copy_goes_on(rig: Rig) -> None:
         assert trees(other) == trees(rig.disk)
 
 
-def test_what_is_not_as_its_checksums_say_is_no_copy(rig: Rig) -> None:
+def test_what_rotted_on_the_first_disk_is_left_out_named_and_listed(rig: Rig) -> None:
+    with pair(rig, "ext4", "btrfs") as other:
+        some_days(rig)
+        oldest = sorted((rig.disk / "laptop/home/daily").glob("20*"))[0]
+        times = (oldest / "file 9").stat()
+        with (oldest / "file 9").open("r+b") as file:
+            file.write(b"X")
+        os.utime(oldest / "file 9", ns=(times.st_atime_ns, times.st_mtime_ns))
+        done = rig.call("disk", "copy", str(other))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"! laptop/home/daily/{oldest.name}/file 9 is damaged and left out" in done.stdout
+        assert not list(other.glob("laptop/home/*/20*/file 9"))
+        rig.config.write_text(rig.config.read_text().replace(str(rig.disk), str(other)))
+        listed = json.loads(rig.call("damage", "--json").stdout)
+        assert [len(each["places"]) for each in listed] == [COUNT]
+
+
+def test_a_copy_that_is_wrong_there_gets_no_name_and_the_others_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoils(there: Any, job: Any, address: Any, destination: Any, **words: Any) -> Any:
+        done = fill(there, job, address, destination, **words)
+        if job.source.endswith(wanted[1][1].name) and job.label == wanted[1][0].label:
+            spoilt = destination.where / destination.target / "file 9"
+            spoilt.unlink()
+            spoilt.write_text("spoilt")
+        return done
+
     with pair(rig, "ext4", "ext4") as other:
         some_days(rig)
-        ill = sorted((rig.disk / "laptop/home/daily").glob("20*"))[0] / "file 9"
-        times = ill.stat()
-        with ill.open("r+b") as file:
-            file.write(b"X")
-        os.utime(ill, ns=(times.st_atime_ns, times.st_mtime_ns))
-        done = rig.call("disk", "copy", str(other))
-        assert done.returncode == 1
-        assert "is not copied: file 9 is not what its checksum says" in done.stderr
-        assert trees(other) == {}
+        here = config.load(rig.config)
+        there = second_disk.other(here, other)
+        wanted = second_disk.missing(here, there)
+        fill = transfer.fill
+        with monkeypatch.context() as patch:
+            patch.setattr(second_disk.transfer, "fill", spoils)
+            made = list(second_disk.copy(here, there, wanted, process.no_pulse))
+        assert [bool(each.problem) for each in made] == [False, True, False, False, False]
+        assert "file 9 is not what its checksum says" in made[1].problem
+        assert len(trees(other)) == COUNT - 1
+        assert rig.call("disk", "copy", str(other)).returncode == 0
+        assert trees(other) == trees(rig.disk)
 
 
-def test_what_an_ill_disk_cannot_read_is_left_out_named_and_listed(rig: Rig) -> None:
+@pytest.mark.parametrize("second", ["ext4", "btrfs"])
+def test_what_an_ill_disk_cannot_read_is_left_out_named_and_listed(rig: Rig, second: str) -> None:
     """btrfs gives an error for content of which its own checksum differs, as a disk does for a bad sector."""
     words = b"sick at heart " * 1000
     (rig.source / "ill").write_bytes(words)
-    with pair(rig, "btrfs", "ext4") as other:
+    with pair(rig, "btrfs", second) as other:
         some_days(rig)
         with (rig.top / "btrfs.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
             disk[disk.find(words) + 20] ^= 1
@@ -187,6 +218,21 @@ def test_what_an_ill_disk_cannot_read_is_left_out_named_and_listed(rig: Rig) -> 
         listed = json.loads(rig.call("damage", "--json").stdout)
         assert len(listed) == 1
         assert len(listed[0]["places"]) == COUNT
+
+
+def test_an_older_version_does_not_pass_for_one_that_cannot_be_read(rig: Rig) -> None:
+    with pair(rig, "btrfs", "btrfs") as other:
+        some_days(rig)
+        newest = sorted((rig.disk / "laptop/home/daily").glob("20*"))[-1]
+        words = (newest / "large").read_bytes()[1 << 20 : (1 << 20) + 4096]
+        with (rig.top / "btrfs.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
+            disk[disk.find(words) + 20] ^= 1
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        done = rig.call("disk", "copy", str(other))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{COUNT} snapshots copied, without 1 damaged files" in done.stdout
+        assert len(list(other.glob("laptop/home/*/20*/large"))) == COUNT - 1
+        assert not (other / newest.relative_to(rig.disk) / "large").exists()
 
 
 def test_a_snapshot_that_expires_meanwhile_is_no_copy_and_no_failure(

@@ -41,17 +41,17 @@ def entries(top: Path, pulse: Pulse) -> Iterator[tuple[bytes, os.stat_result]]:
 
 def walk(top: int) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield every entry below an open folder, in the order of the manifest: a folder before its content."""
-    pending = [(b"", _names(top, b"."))]
+    pending = [(b"", names(top, b"."))]
     while pending:
-        prefix, names = pending[-1]
-        if not names:
+        prefix, left = pending[-1]
+        if not left:
             pending.pop()
             continue
-        path = prefix + names.pop()
+        path = prefix + left.pop()
         status = os.stat(path, dir_fd=top, follow_symlinks=False)
         yield path, status
         if stat.S_ISDIR(status.st_mode):
-            pending.append((path + b"/", _names(top, path)))
+            pending.append((path + b"/", names(top, path)))
 
 
 def status_of(top: int, path: bytes) -> os.stat_result | None:
@@ -74,7 +74,7 @@ def has_attributes(top: int, path: bytes) -> bool:
         raise
 
 
-def _names(top: int, path: bytes) -> list[bytes]:
+def names(top: int, path: bytes) -> list[bytes]:
     """Return the names in a folder, the last first."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, dir_fd=top)

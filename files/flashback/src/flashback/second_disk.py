@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flashback import below, clock, disk, ledger, manifest, picking, transfer
-from flashback.errors import FlashbackError, NotNowError, UsageError
+from flashback.errors import FlashbackError, NotNowError, StoppedError, UsageError
 from flashback.ledger import Damage, Place
 from flashback.model import Config, Job, Pulse, Snapshot
 from flashback.store import Fill, Store, open_store
@@ -48,7 +48,8 @@ CHECKPOINT = 300.0
 class Copied:
     """What became of one snapshot.
 
-    `proven` tells whether this disk had checksums to compare with, `lost` which files it could not give.
+    `proven` tells whether this disk had checksums to compare with, `lost` what it could not give, and
+    `problem` why there is no copy.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Copied:
     read_bytes: int = 0
     proven: bool = True
     lost: tuple[bytes, ...] = ()
+    problem: str = ""
 
 
 def at(config: Config, mount: Path) -> Config:
@@ -95,10 +97,9 @@ def missing(here: Config, there: Config) -> list[tuple[Job, Snapshot]]:
 
 
 def require_room(here: Config, there: Config) -> None:
-    """Refuse a disk that cannot hold what this one holds."""
-    used, its = disk.require(here).used, disk.require(there)
-    wanted, room = used - its.used, its.free
-    if wanted > room:
+    """Refuse an empty disk that cannot hold what this one holds; how much a later copy takes is not known."""
+    wanted, room = disk.require(here).used, disk.require(there).free
+    if wanted > room and not picking.stored_jobs(there, None):
         raise FlashbackError(
             f"{there.data_dir} has room for {room / 1e9:.1f} GB, the copy takes about {wanted / 1e9:.1f} GB",
             "Take a larger disk, or let some snapshots go first",
@@ -108,7 +109,7 @@ def require_room(here: Config, there: Config) -> None:
 def copy(
     here: Config, there: Config, wanted: Sequence[tuple[Job, Snapshot]], pulse: Pulse
 ) -> Iterator[Copied]:
-    """Copy snapshots, in this order; yield each that is done, raise on the first that cannot be.
+    """Copy snapshots, in this order, and yield what became of each; raise when it makes no sense to go on.
 
     One that expires meanwhile is no copy and no failure.
     """
@@ -130,7 +131,12 @@ class _Work:
         self._here, self._there, self._lock, self._pulse = here, there, lock, pulse
         self._mine: Store = open_store(here.data_dir)
         self._its: Store = open_store(there.data_dir)
-        self._damage = picking.known_damage(here)
+        try:
+            self._damage = picking.known_damage(here)
+        except FlashbackError as error:
+            # What it cannot read or gives back wrong is found again.
+            LOG.warning("the list of damaged files cannot be read: %s", error)
+            self._damage = []
 
     def copy(self, job: Job, snapshot: Snapshot) -> Copied | None:
         """Copy one snapshot; return None when it has expired."""
@@ -141,11 +147,16 @@ class _Work:
             return None
         try:
             return self._copy(job, snapshot, tree)
-        except FlashbackError:
-            if _is_still(tree, snapshot.path):
+        except (FlashbackError, OSError) as error:
+            if isinstance(error, StoppedError):
+                raise
+            if not _is_still(tree, snapshot.path):
+                self._its.discard(job, self._pulse)
+                return None
+            if not isinstance(error, _WrongError):
                 raise
             self._its.discard(job, self._pulse)
-            return None
+            return Copied(job, snapshot, problem=str(error))
         finally:
             os.close(tree)
 
@@ -153,8 +164,14 @@ class _Work:
         """Do there what a person has decided here: accept what was held back, keep what is marked."""
         complete = {each.taken: each for each in self._mine.snapshots(job)}
         for suspect in self._its.suspects(job):
-            if suspect.taken in complete:
-                done = self._examined(job, complete[suspect.taken], suspect.path, {})
+            if suspect.taken not in complete:
+                continue
+            original = complete[suspect.taken]
+            try:
+                done = self._examined(job, original, suspect.path, self._known_lost(job, original))
+            except _WrongError as error:
+                yield Copied(job, original, problem=str(error))
+            else:
                 self._its.accept(job, suspect, self._pulse)
                 yield done
         for each in self._its.snapshots(job):
@@ -164,30 +181,40 @@ class _Work:
 
     def _copy(self, job: Job, snapshot: Snapshot, original: int) -> Copied:
         lost = self._known_lost(job, snapshot)
-        fill = self._begun(job, snapshot)
-        note = self._fill(fill, snapshot, lost)
-        if note and (sick := self._sick(job, snapshot, fill.tree, lost)):
-            lost |= sick
-            fill = self._begun(job, snapshot)
-            note = self._fill(fill, snapshot, lost)
+        fill, note = self._filled(job, snapshot, lost)
+        # What this disk cannot give is left out, and then all the rest has to arrive.
+        if note and (ill := self._ill(job, snapshot, fill.tree, lost)):
+            lost |= ill
+            fill, note = self._filled(job, snapshot, lost)
         if note:
-            raise FlashbackError(f"{snapshot.path} is not copied: {note}", "Copy again to go on")
-        self._its.tidy(fill.tree)
-        self._its.checkpoint(fill, self._pulse)
+            raise _WrongError(f"{snapshot.path} is not copied: {note}")
         try:
             done = self._examined(job, snapshot, fill.tree, lost)
         except _WrongError:
-            self._its.discard(job, self._pulse)
-            raise
+            if not (ill := self._ill(job, snapshot, fill.tree, lost)):
+                raise
+            lost |= ill
+            fill, note = self._filled(job, snapshot, lost)
+            if note:
+                raise
+            done = self._examined(job, snapshot, fill.tree, lost)
         if not _is_still(original, snapshot.path):
             raise NotNowError(f"{snapshot.path} has expired")
         disk.require_same(self._there, self._lock)
-        self._its.commit(fill, lambda: snapshot.taken, self._pulse, suspect=snapshot.suspect)
-        self._mark(job, snapshot)
         with ledger.opened(self._there.data_dir) as book:
             for each in lost.values():
                 book.found(each)
+        self._its.commit(fill, lambda: snapshot.taken, self._pulse, suspect=snapshot.suspect)
+        self._mark(job, snapshot)
         return done
+
+    def _filled(self, job: Job, snapshot: Snapshot, lost: Collection[bytes]) -> tuple[Fill, str]:
+        """Return a filled tree that is on the disk, and what rsync could not do."""
+        fill = self._begun(job, snapshot)
+        note = self._fill(fill, snapshot, lost)
+        self._its.tidy(fill.tree)
+        self._its.checkpoint(fill, self._pulse)
+        return fill, note
 
     def _begun(self, job: Job, snapshot: Snapshot) -> Fill:
         """Begin a snapshot of the other disk; it takes its place by its own time, whatever came later."""
@@ -266,9 +293,13 @@ class _Work:
 
     def _mark(self, job: Job, snapshot: Snapshot) -> None:
         """Carry the keep mark of a snapshot over."""
-        text = self._mine.notes(job).get(snapshot.taken)
-        if text is not None and not snapshot.suspect and self._its.notes(job).get(snapshot.taken) != text:
-            self._its.note(job, snapshot.taken, text)
+        try:
+            text = self._mine.notes(job).get(snapshot.taken)
+            there = self._its.notes(job).get(snapshot.taken)
+            if text is not None and text != there and not snapshot.suspect:
+                self._its.note(job, snapshot.taken, text)
+        except FlashbackError as error:
+            LOG.warning("the keep marks of %s are not copied: %s", job.name, error)
 
     # --- what this disk cannot give ------------------------------------------------------------------------
 
@@ -282,44 +313,64 @@ class _Work:
             if (each.host, each.volume, at.label, at.snapshot) == own
         }
 
-    def _sick(self, job: Job, snapshot: Snapshot, tree: Path, lost: Collection[bytes]) -> dict[bytes, Damage]:
-        """Return the files that did not arrive because this disk gives an error for them."""
-        found: dict[bytes, Damage] = {}
-        with below.opened(snapshot.path) as mine, below.opened(tree) as its:
-            for path, status in below.entries(snapshot.path, self._pulse):
-                if not stat.S_ISREG(status.st_mode) or path in lost or below.status_of(its, path):
-                    continue
-                try:
-                    manifest.digest(mine, path, self._pulse)
-                except OSError as error:
-                    if error.errno not in manifest.SICK:
-                        raise
-                    found[path] = _unreadable(job, snapshot, path, status, str(error.strerror))
+    def _ill(self, job: Job, snapshot: Snapshot, tree: Path, lost: Collection[bytes]) -> dict[bytes, Damage]:
+        """Return what did not arrive because this disk gives an error for it, or other bytes than it got."""
         original = manifest.place(self._here, job, snapshot.name)
-        if found and original.is_file():
+        if not original.is_file():
+            return {}
+        found: dict[bytes, Damage] = {}
+        folder = b""
+        with below.opened(snapshot.path) as mine, below.opened(tree) as its:
             for entry in manifest.read(original):
-                if entry.path in found:
-                    found[entry.path] = replace(found[entry.path], digest=entry.digest)
+                self._pulse()
+                inside = bool(folder) and entry.path.startswith(folder)
+                why = "its folder cannot be read" if inside else self._fault(mine, its, entry, lost)
+                if why:
+                    found[entry.path] = _damage(job, snapshot, entry, why)
+                    folder = entry.path + b"/" if entry.kind == b"d" and not inside else folder
         return found
+
+    def _fault(self, mine: int, its: int, entry: manifest.Entry, lost: Collection[bytes]) -> str:
+        """Return what is wrong with an entry of this disk that has not arrived as its manifest says."""
+        try:
+            if entry.kind == b"d":
+                below.names(mine, entry.path)
+                return ""
+            if entry.kind != b"f" or entry.path in lost or self._arrived(its, entry):
+                return ""
+            digest = manifest.digest(mine, entry.path, self._pulse)
+        except OSError as error:
+            if error.errno not in manifest.SICK:
+                return ""
+            return f"the disk that it was copied from gave an error: {error.strerror}"
+        if entry.digest in (digest, manifest.UNKNOWN):
+            return ""
+        return "the disk that it was copied from gave back other bytes than it was given"
+
+    def _arrived(self, its: int, entry: manifest.Entry) -> bool:
+        status = below.status_of(its, entry.path)
+        if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+            return False
+        return entry.digest in (manifest.digest(its, entry.path, self._pulse), manifest.UNKNOWN)
 
 
 class _WrongError(FlashbackError):
     """A copy is not what the original's checksums say."""
 
 
-def _unreadable(job: Job, snapshot: Snapshot, path: bytes, status: os.stat_result, said: str) -> Damage:
+def _damage(job: Job, snapshot: Snapshot, entry: manifest.Entry, reason: str) -> Damage:
     return Damage(
         host=job.host,
         volume=job.volume,
-        path=path,
-        kind="unreadable",
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        inode=status.st_ino,
-        digest=manifest.UNKNOWN,
+        path=entry.path,
+        kind="missing",
+        size=entry.size,
+        mtime_ns=entry.mtime_ns,
+        inode=entry.inode,
+        digest=entry.digest,
         found_at=clock.now(),
-        places=(Place(job.label, snapshot.name, path),),
-        reason=f"the disk that it was copied from gave an error: {said}",
+        places=(Place(job.label, snapshot.name, entry.path),),
+        reason=reason,
     )
 
 
@@ -339,9 +390,15 @@ def differing(one: Path, another: Path) -> Iterator[bytes]:
 
     both = heapq.merge(manifest.read(one), manifest.read(another), key=place)
     for path, found in itertools.groupby(both, key=lambda entry: entry.path):
-        said = [(entry.kind, entry.size, entry.digest) for entry in found]
-        if len(said) != 2 or said[0] != said[1]:
+        mine, *its = found
+        if len(its) != 1 or not _same(mine, its[0]):
             yield path
+
+
+def _same(mine: manifest.Entry, its: manifest.Entry) -> bool:
+    # A file that could not be read when its checksum was to be made may be read by now.
+    unknown = mine.kind == b"f" and mine.digest == manifest.UNKNOWN
+    return mine[:2] == its[:2] and (unknown or mine.digest == its.digest)
 
 
 # --- what belongs to no snapshot -----------------------------------------------------------------------

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flashback import config as configuration
 from flashback.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flashback.second_disk import Copied
 
 
 @click.group("disk")
@@ -59,27 +63,38 @@ def disk_copy(path: Path, mount: Path, source: Path | None, as_json: bool) -> in
     there = second_disk.other(here, mount)
     missing = second_disk.missing(here, there)
     second_disk.require_room(here, there)
-    copied = unproven = lost = 0
+    made = []
     for each in second_disk.copy(here, there, missing, pulse):
-        copied, unproven, lost = copied + 1, unproven + (not each.proven), lost + len(each.lost)
+        made.append(each)
+        name = f"{each.job.name}/{each.snapshot.name}"
         if as_json:
             row = {"job": each.job.name, "snapshot": each.snapshot.name, "proven": each.proven}
-            names = [picking.shown(name) for name in each.lost]
+            more = {"files": each.read, "bytes": each.read_bytes, "problem": each.problem}
             print(
-                json.dumps({**row, "files": each.read, "bytes": each.read_bytes, "lost": names}), flush=True
+                json.dumps({**row, **more, "lost": [picking.shown(lost) for lost in each.lost]}), flush=True
             )
+        elif each.problem:
+            console.say(f"! {each.problem}", "red")
         else:
             proof = "as its checksums say" if each.proven else "no checksums to compare with"
-            new = f"{each.read} new files, {console.amount(each.read_bytes)}"
-            console.say(f"{each.job.name}/{each.snapshot.name}: {new}, {proof}")
-            for name in each.lost:
-                damaged = f"{each.job.name}/{each.snapshot.name}/{picking.shown(name)}"
-                console.say(f"! {damaged} is damaged and left out")
+            console.say(f"{name}: {each.read} new files, {console.amount(each.read_bytes)}, {proof}")
+            for lost in each.lost:
+                console.say(f"! {name}/{picking.shown(lost)} is damaged and left out", "yellow")
     if not as_json:
-        also = f", {unproven} of them without checksums to compare with" if unproven else ""
-        also += f", without {lost} damaged files" if lost else ""
-        console.say(f"{copied} snapshots copied{also}")
-    return 0
+        console.say(_told(made))
+    return 1 if any(each.problem for each in made) else 0
+
+
+def _told(made: Sequence[Copied]) -> str:
+    """Return in one line how many snapshots were copied, and what is to be known of them."""
+    copied = [each for each in made if not each.problem]
+    failed = len(made) - len(copied)
+    unproven, lost = sum(not each.proven for each in copied), sum(len(each.lost) for each in copied)
+    parts = [f"{len(copied)} snapshots copied"]
+    parts += [f"{unproven} of them without checksums to compare with"] if unproven else []
+    parts += [f"without {lost} damaged files"] if lost else []
+    parts += [f"{failed} could not be copied"] if failed else []
+    return ", ".join(parts)
 
 
 @click.group("config")
