@@ -95,7 +95,7 @@ def test_the_workbench_unlocks_it_too_and_changes_nothing_else(
     assert bench.on_plug(MOUNTED) == ""
     guess = (*ENCRYPTED, "-e", "backup_disk_passphrase=wrong")
     wrong = bench.play("playbooks/plug.yml", "--tags", "backup_disk", *guess, expect=2)
-    assert "backup_disk_passphrase is not the one of this disk" in wrong.output
+    assert "the passphrase is not the one of this disk" in wrong.output
     run = bench.play("playbooks/plug.yml", "--tags", "backup_disk", *UNLOCK)
     assert run.changed["plug"] <= 2
     assert bench.on_plug(MOUNTED).startswith("/dev/dm-")

@@ -163,10 +163,10 @@ class Container:
 
     def open(self, place: str) -> str:
         """Unlock a container and return the path of its content; one that is unlocked stays so."""
+        if self.holds(place):
+            return self.mapped
         if self.unlocked:
             holder = self._holder()
-            if holder and Path(holder).resolve() == Path(place).resolve():
-                return self.mapped
             # The disk was pulled out while it was unlocked.
             if holder or self._tools.module.run_command(["cryptsetup", "close", self.mapped])[0] != 0:
                 used = holder or "a disk that was pulled out"
@@ -175,6 +175,16 @@ class Container:
             raise Refusal(f"{place} is encrypted, and no passphrase for it is given.")
         self._cryptsetup(f"Unlocking {place}", "open", "--type", "luks", place, Path(self.mapped).name)
         return self.mapped
+
+    def holds(self, place: str) -> bool:
+        """Tell whether what is unlocked now is this place."""
+        holder = self._holder() if self.unlocked else ""
+        return bool(holder) and Path(holder).resolve() == Path(place).resolve()
+
+    def try_key(self, place: str) -> None:
+        """Refuse a passphrase that is not the one of this place; nothing is unlocked."""
+        if self._passphrase:
+            self._cryptsetup(f"Unlocking {place}", "open", "--test-passphrase", "--type", "luks", place)
 
     def _holder(self) -> str:
         """Return the device of what is unlocked now; nothing when that device is gone."""
@@ -187,7 +197,7 @@ class Container:
             ["cryptsetup", "--key-file", "-", *words], data=self._passphrase, binary_data=True
         )
         if code == NOT_PERMITTED:
-            raise Refusal(f"{what} failed: backup_disk_passphrase is not the one of this disk.")
+            raise Refusal(f"{what} failed: the passphrase is not the one of this disk.")
         if code != 0:
             raise Refusal(f"{what} failed: {errors.strip() or f'cryptsetup ended with {code}'}")
 
@@ -255,6 +265,8 @@ def ensure(tools: Tools, wanted: Wanted, filesystem: str, *, adopt: bool) -> Fou
     """Return the file system to use; make it on an empty disk."""
     drive = tools.inspect(find(tools.drives(), wanted))
     if adopt:
+        # A disk that is only read may have been switched to read-only by itself.
+        drive = replace(drive, read_only=False)
         wanted = replace(wanted, encrypted=any(content.kind == CONTAINER for content in drive.contents))
     against_use = reasons_against_use(drive, wanted)
     if against_use:
@@ -282,7 +294,8 @@ def ensure(tools: Tools, wanted: Wanted, filesystem: str, *, adopt: bool) -> Fou
 
 def inside(tools: Tools, adopted: Content, container: Container, filesystem: str, word: str) -> Found:
     """Return the file system in the container that a disk holds."""
-    if tools.module.check_mode and not container.unlocked:
+    if tools.module.check_mode and not container.holds(adopted.path):
+        container.try_key(adopted.path)
         return Found(Content(container.mapped, filesystem), container.mapped, stable(adopted))
     found = tools.signatures(container.open(adopted.path))
     if len(found) != 1 or found[0].kind not in USABLE:
