@@ -36,6 +36,16 @@ setup: .venv/ready ## Install what the workbench needs (Debian packages, Python 
 plug: setup ## Build the virtual plug and make its first backup
 	@ansible-playbook $(PLAY)
 
+# BOARD is the name of a file in files/boards; STICKS is where the images go.
+BOARDS := $(patsubst files/boards/%.yml,%,$(shell grep -l "^stick_boot: kirkwood" files/boards/*.yml))
+.PHONY: stick
+stick: setup ## Make the image of a stick: make stick BOARD=pogoplug_v4
+	@case " $(BOARDS) " in *" $(BOARD) "*) ;; *) \
+	  echo "make stick: BOARD=$(BOARD) is no board of which a stick can be made. There are: $(BOARDS)" >&2; exit 1 ;; esac
+	@files/workbench/install-debian-packages arm
+	@arch-test armel >/dev/null || $(AS_ROOT) update-binfmts --enable qemu-arm
+	@BOARD=$(BOARD) ansible-playbook playbooks/flash.yml -i inventories/stick
+
 .PHONY: status
 status: setup ## Show how the virtual plug and its backups are
 	@workbench $(PLUG_DIR) status && ssh -F $(PLUG_DIR)/ssh_config plug flashback status
@@ -66,7 +76,7 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ruff check . $(SCRIPTS)
 	@ruff format --check . $(SCRIPTS)
 	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
-	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home molecule/default/files/make-arch .ci/run \
+	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home molecule/default/files/make-arch .ci/run files/workbench/src/workbench/make-uboot-files \
 	  roles/base/files/usr/local/sbin/keep-journal-tail roles/backup_disk/files/usr/local/sbin/ask-backup-disk
 
 .PHONY: test-engine
@@ -97,6 +107,10 @@ test-project: setup ## Test the workbench's tools and what is true of all roles
 .PHONY: test-roles
 test-roles: setup ## Test the roles in two containers, on Debian 12 and on 13
 	@$(AS_ROOT) molecule test --all
+
+.PHONY: test-arm
+test-arm: setup ## Test the stick of a Pogoplug, built by emulation (apart from `make test`: it takes long)
+	@$(AS_ROOT) pytest tests/arm
 
 .PHONY: test-plug
 test-plug: setup ## Test a virtual plug from end to end

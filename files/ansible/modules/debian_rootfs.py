@@ -18,6 +18,8 @@ options:
   mirror: {description: Where packages come from., type: str, required: true}
   packages: {description: What the system holds besides the essential packages., type: list, elements: str, required: true}
   kernel: {description: Package of the kernel; none for a container., type: str, default: ""}
+  modules: {description: Modules of the kernel that the board needs to reach its stick., type: list, elements: str, default: []}
+  device_tree: {description: "The board's device tree, for boards that boot by U-Boot.", type: str, default: ""}
   enabled_units: {description: systemd units that the system starts., type: list, elements: str, default: []}
   masked_units: {description: systemd units that must not run., type: list, elements: str, default: []}
   cache: {description: "Folder of the cache, by default below ~/.cache.", type: path}
@@ -42,6 +44,8 @@ def main() -> None:
             "mirror": {"type": "str", "required": True},
             "packages": {"type": "list", "elements": "str", "required": True},
             "kernel": {"type": "str", "default": ""},
+            "modules": {"type": "list", "elements": "str", "default": []},
+            "device_tree": {"type": "str", "default": ""},
             "enabled_units": {"type": "list", "elements": "str", "default": []},
             "masked_units": {"type": "list", "elements": "str", "default": []},
             "cache": {"type": "path"},
@@ -58,6 +62,8 @@ def main() -> None:
             mirror=module.params["mirror"],
             packages=tuple(sorted(set(module.params["packages"]))),
             kernel=module.params["kernel"],
+            modules=tuple(module.params["modules"]),
+            device_tree=module.params["device_tree"],
             enabled_units=tuple(module.params["enabled_units"]),
             masked_units=tuple(module.params["masked_units"]),
         )

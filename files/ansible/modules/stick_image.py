@@ -16,11 +16,13 @@ options:
   overlay: {description: Folder whose files are laid over the system., type: path, required: true}
   image: {description: The image file. It must not exist., type: path, required: true}
   size_mib: {description: Size of the stick in MiB., type: int, required: true}
+  label: {description: Label of its file system., type: str, required: true}
+  compatible: {description: "How the board's device tree names it, for boards that boot by U-Boot.", type: str, default: ""}
 author: The authors of this project
 """
 EXAMPLES = r"""
 - name: Write the stick
-  stick_image: {archive: /tmp/rootfs.tar, overlay: /tmp/overlay, image: /tmp/stick.img, size_mib: 2048}
+  stick_image: {archive: /tmp/rootfs.tar, overlay: /tmp/overlay, image: /tmp/stick.img, size_mib: 2048, label: plugroot}
 """
 RETURN = "{}"
 
@@ -33,6 +35,8 @@ def main() -> None:
             "overlay": {"type": "path", "required": True},
             "image": {"type": "path", "required": True},
             "size_mib": {"type": "int", "required": True},
+            "label": {"type": "str", "required": True},
+            "compatible": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -45,6 +49,8 @@ def main() -> None:
             overlay=Path(module.params["overlay"]),
             image=Path(module.params["image"]),
             size=module.params["size_mib"] * stick.MIB,
+            label=module.params["label"],
+            compatible=module.params["compatible"],
         )
         if wanted.image.exists():
             return {"changed": False}

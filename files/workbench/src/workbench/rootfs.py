@@ -19,11 +19,9 @@ BUILDER = 1
 
 SPACE_NEEDED = 3 * cache.GIB
 
-#: The initramfs holds these and nothing else: what it takes to reach a root file system on a USB stick.
-STICK_MODULES = (
-    "ext4", "crc32c_generic", "sd_mod", "usb_storage", "uas",
-    "xhci_hcd", "xhci_pci", "ehci_hcd", "ehci_pci", "uhci_hcd", "ohci_hcd", "ohci_pci",
-)  # fmt: skip
+#: The initramfs holds these and those of the board, and nothing else: what it takes to reach the stick.
+STICK_MODULES = ("ext4", "crc32c_generic", "sd_mod", "usb_storage", "uas")
+UBOOT_SCRIPT = Path(__file__).with_name("make-uboot-files")
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,10 @@ class DebianRecipe:
     packages: tuple[str, ...]
     kernel: str = ""
     """Package of the kernel; empty for a container."""
+    modules: tuple[str, ...] = ()
+    """Modules of the kernel that this board needs besides STICK_MODULES to reach its stick."""
+    device_tree: str = ""
+    """The board's device tree, by its name in the kernel's package, where U-Boot is to find both as one."""
     enabled_units: tuple[str, ...] = ()
     """systemd units that this system starts, beside those that their packages start."""
     masked_units: tuple[str, ...] = ()
@@ -43,7 +45,13 @@ class DebianRecipe:
 
     def fields(self) -> dict[str, object]:
         """Return the recipe as plain data, for the cache."""
-        return {**asdict(self), "builder": BUILDER, "modules": STICK_MODULES if self.kernel else ()}
+        found: dict[str, object] = {**asdict(self), "builder": BUILDER}
+        found["modules"] = (*STICK_MODULES, *self.modules) if self.kernel else ()
+        if self.device_tree:
+            found["uboot"] = UBOOT_SCRIPT.read_text()
+        else:
+            del found["device_tree"]
+        return found
 
 
 def cached(recipe: DebianRecipe, root: Path) -> Path | None:
@@ -76,21 +84,25 @@ def _make(recipe: DebianRecipe, folder: Path) -> None:
                 "Check the network, or name another mirror with stick_debian_mirror",
             ) from error
         raise
-    if recipe.kernel:
+    if recipe.kernel and not recipe.device_tree:
         _extract_kernel(archive, folder)
 
 
 def _mmdebstrap(recipe: DebianRecipe, archive: Path) -> list[str]:
-    packages = (*recipe.packages, *((recipe.kernel, "initramfs-tools") if recipe.kernel else ()))
+    packages = [*recipe.packages]
     hooks: list[str] = []
     if recipe.kernel:
-        modules = "\\n".join(STICK_MODULES)
+        packages += [recipe.kernel, "initramfs-tools"]
+        modules = "\\n".join((*STICK_MODULES, *recipe.modules))
         hooks.append(
             '--essential-hook=cd "$1" && mkdir -p etc/initramfs-tools/conf.d'
             " && mkdir -p usr/share/initramfs-tools/modules.d"
             ' && printf "MODULES=list\\nCOMPRESS=gzip\\n" >etc/initramfs-tools/conf.d/stick'
             f' && printf "{modules}\\n" >usr/share/initramfs-tools/modules.d/stick'
         )
+    if recipe.device_tree:
+        packages.append("u-boot-tools")
+        hooks += _uboot_hooks(recipe.device_tree)
     for verb, units in (("enable", recipe.enabled_units), ("mask", recipe.masked_units)):
         if units:
             hooks.append(f'--customize-hook=systemctl --root="$1" --quiet {verb} {" ".join(units)}')
@@ -115,6 +127,20 @@ def _mmdebstrap(recipe: DebianRecipe, archive: Path) -> list[str]:
         recipe.suite,
         str(archive),
         *_sources(recipe),
+    ]
+
+
+def _uboot_hooks(device_tree: str) -> list[str]:
+    """Return the steps that make what U-Boot loads, now and with each new kernel or initramfs."""
+    place = f"/usr/local/sbin/{UBOOT_SCRIPT.name}"
+    again = ("/etc/initramfs/post-update.d", "/etc/kernel/postrm.d")
+    return [
+        f'--customize-hook=echo {device_tree} >"$1/etc/uboot-device-tree"',
+        # Not copied with its owner, who may be anybody on this machine.
+        f'--customize-hook=upload "{UBOOT_SCRIPT}" {place}',
+        f'--customize-hook=chmod 755 "$1{place}"',
+        f'--customize-hook=chroot "$1" {place} && test -s "$1/boot/uImage"',
+        *(f'--customize-hook=mkdir -p "$1{each}" && ln -s {place} "$1{each}/zz-uboot"' for each in again),
     ]
 
 

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench import cache, processes
+from workbench import cache, processes, uboot
 from workbench.errors import WorkbenchError
 
 MIB = 1 << 20
@@ -29,6 +29,10 @@ class Stick:
     image: Path
     size: int
     """Bytes of the whole image."""
+    label: str = ROOT_LABEL
+    """Label by which the kernel finds its root file system."""
+    compatible: str = ""
+    """For a board that boots by U-Boot: how its device tree names it; empty for others."""
 
     @property
     def partial(self) -> Path:
@@ -38,7 +42,7 @@ class Stick:
 
 def pack(stick: Stick) -> None:
     """Write the image.  Needs no root: fakeroot remembers who owns which file."""
-    processes.require_tools("fakeroot", "sfdisk", "mke2fs", "tar")
+    processes.require_tools("fakeroot", "sfdisk", "mke2fs", "debugfs", "fdtget", "tar")
     if stick.size < 64 * MIB:
         raise WorkbenchError(f"A stick of {stick.size} bytes is too small", "Give it 64 MiB or more")
     stick.image.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +60,8 @@ def pack(stick: Stick) -> None:
                 what="Packing the stick's file system",
             )
         _check(stick.partial)
+        if stick.compatible:
+            _check_uboot(stick.partial, stick.compatible)
         stick.partial.rename(stick.image)
     finally:
         stick.partial.unlink(missing_ok=True)
@@ -79,12 +85,15 @@ def _packing_script(stick: Stick, root: Path) -> str:
         shlex.quote(str(path)) for path in (stick.archive, stick.overlay, root, stick.partial)
     )
     blocks = (stick.size - FIRST_PARTITION) // 1024
+    # The U-Boot that people have put onto their plugs years ago reads the ext4 of its time.
+    old = "-O ^metadata_csum,^metadata_csum_seed,^64bit,^orphan_file"
+    features = old if stick.compatible else ""
     return f"""
         mkdir {folder}
         tar --extract --preserve-permissions --numeric-owner --file={archive} --directory={folder}
         chown --recursive 0:0 {overlay}
         cp --archive {overlay}/. {folder}/
-        mke2fs -q -F -t ext4 -L {ROOT_LABEL} -m 1 -E offset={FIRST_PARTITION},root_owner=0:0 \
+        mke2fs -q -F -t ext4 {features} -L {stick.label} -m 1 -E offset={FIRST_PARTITION},root_owner=0:0 \
             -d {folder} {image} {blocks}
     """
 
@@ -98,3 +107,35 @@ def _check(image: Path) -> None:
     processes.run(
         ["e2fsck", "-f", "-n", f"{image}?offset={FIRST_PARTITION}"], what="Checking the stick's file system"
     )
+
+
+def _check_uboot(image: Path, compatible: str) -> None:
+    """Read back what U-Boot is going to load: whole, and for this board."""
+    kernel = uboot.read(_read(image, "/boot/uImage"))
+    ramdisk = uboot.read(_read(image, "/boot/uInitrd"))
+    if (kernel.kind, ramdisk.kind) != ("kernel", "ramdisk"):
+        raise WorkbenchError(
+            f"/boot holds a {kernel.kind} and a {ramdisk.kind} for U-Boot, not a kernel and a ramdisk"
+        )
+    with tempfile.TemporaryDirectory(prefix="stick-", dir=image.parent) as folder:
+        tree = Path(folder) / "tree"
+        tree.write_bytes(uboot.appended_tree(kernel.content))
+        said = processes.run(["fdtget", str(tree), "/", "compatible"], what="Reading the device tree")
+    if compatible not in said.split():
+        raise WorkbenchError(
+            f"The device tree behind the kernel is for {said.strip()}, not for {compatible}",
+            "Mend stick_device_tree or stick_compatible in the board's file",
+        )
+
+
+def _read(image: Path, path: str) -> bytes:
+    """Return a file of the stick's file system."""
+    with tempfile.TemporaryDirectory(prefix="stick-", dir=image.parent) as folder:
+        copy = Path(folder) / "file"
+        processes.run(
+            ["debugfs", "-R", f'dump "{path}" "{copy}"', f"{image}?offset={FIRST_PARTITION}"],
+            what=f"Reading {path} back",
+        )
+        if not copy.exists() or copy.stat().st_size == 0:
+            raise WorkbenchError(f"The system that was built has no {path}")
+        return copy.read_bytes()
