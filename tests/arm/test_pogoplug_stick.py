@@ -102,7 +102,8 @@ def running(system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             shutil.copy(f"/etc/{name}", place / "etc")
         subprocess.run(["mount", "-t", "proc", "proc", str(place / "proc")], check=True)
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place / "tmp")], check=True)
-        for words in ("update --error-on=any", "install --yes --no-install-recommends python3-pytest python3-hypothesis"):
+        packages = "python3-pytest python3-hypothesis"
+        for words in ("update --error-on=any", f"install --yes --no-install-recommends {packages}"):
             done = on_the_board(place, "apt-get", "--quiet", *words.split())
             assert done.returncode == 0, done.stdout + done.stderr
         yield place
