@@ -43,7 +43,7 @@ def before(bench: Bench, first_run: Run) -> Iterator[tuple[list[str], str]]:
 
 def test_nothing_begins_before_both_disks_are_named(bench: Bench, before: tuple[list[str], str]) -> None:
     run = bench.play("playbooks/swap.yml", *UNLOCK, expect=2)
-    assert "Which disk is the old one?" in run.output
+    assert "Which disk is the old one" in run.output
     assert run.changed == {"plug": 0}
 
 
