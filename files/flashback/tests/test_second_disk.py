@@ -80,6 +80,13 @@ def age(rig: Rig, snapshot: Path) -> None:
     open_store(rig.disk).rename(job, Snapshot(taken, snapshot), taken - timedelta(days=1))
 
 
+def spoil(rig: Rig, words: bytes) -> None:
+    """Change one bit on the backup disk: btrfs then gives an error, as a disk does for a bad sector."""
+    with (rig.top / "btrfs.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
+        disk[disk.find(words) + 20] ^= 1
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
 def trees(disk: Path) -> dict[str, object]:
     return {str(each.relative_to(disk)): tree(each) for each in disk.glob("laptop/home/*/20*")}
 
@@ -197,14 +204,11 @@ def test_a_copy_that_is_wrong_there_gets_no_name_and_the_others_go_on(
 
 @pytest.mark.parametrize("second", ["ext4", "btrfs"])
 def test_what_an_ill_disk_cannot_read_is_left_out_named_and_listed(rig: Rig, second: str) -> None:
-    """btrfs gives an error for content of which its own checksum differs, as a disk does for a bad sector."""
     words = b"sick at heart " * 1000
     (rig.source / "ill").write_bytes(words)
     with pair(rig, "btrfs", second) as other:
         some_days(rig)
-        with (rig.top / "btrfs.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
-            disk[disk.find(words) + 20] ^= 1
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        spoil(rig, words)
         done = rig.call("disk", "copy", str(other))
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("/ill is damaged and left out") == COUNT
@@ -225,9 +229,7 @@ def test_an_older_version_does_not_pass_for_one_that_cannot_be_read(rig: Rig) ->
         some_days(rig)
         newest = sorted((rig.disk / "laptop/home/daily").glob("20*"))[-1]
         words = (newest / "large").read_bytes()[1 << 20 : (1 << 20) + 4096]
-        with (rig.top / "btrfs.img").open("r+b") as image, mmap.mmap(image.fileno(), 0) as disk:
-            disk[disk.find(words) + 20] ^= 1
-        Path("/proc/sys/vm/drop_caches").write_text("3")
+        spoil(rig, words)
         done = rig.call("disk", "copy", str(other))
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{COUNT} snapshots copied, without 1 damaged files" in done.stdout
