@@ -76,7 +76,8 @@ lint: setup ## Check the style of YAML, Ansible, Python and shell
 	@ruff check . $(SCRIPTS)
 	@ruff format --check . $(SCRIPTS)
 	@mypy files/flashback/src files/workbench files/ansible tests molecule bench
-	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home molecule/default/files/make-arch .ci/run files/workbench/src/workbench/make-uboot-files \
+	@shellcheck files/workbench/install-debian-packages molecule/default/files/make-home .ci/run \
+	  molecule/default/files/make-arch files/workbench/src/workbench/make-uboot-files \
 	  roles/base/files/usr/local/sbin/keep-journal-tail roles/backup_disk/files/usr/local/sbin/ask-backup-disk
 
 .PHONY: test-engine

@@ -287,7 +287,7 @@ class _Work:
             more = f", nor are {len(wrong) - 1} others" if len(wrong) > 1 else ""
             raise _WrongError(
                 f"{job.name}/{snapshot.name} is not copied: {wrong[0]}{more}",
-                "`flashback verify` tells whether it is this disk that is ill; then copy again",
+                "Look at the health of both disks, then copy again",
             )
         return done
 
